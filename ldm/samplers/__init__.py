@@ -1,0 +1,41 @@
+"""Noise schedules, denoisers and samplers, on tensors alone: they know no network.
+
+x = x0 + sigma * noise everywhere; a denoiser is D(x, sigma) -> x0; sigmas are n + 1 Python floats, falling:
+
+    denoise = CFG(Denoiser(unet, schedule, "eps"), cond, uncond, 7.5)
+    sigmas = schedule.sigmas(30, DEFAULT_SPACING["ddim"])
+    noise = seeded_noise([seed])
+    x = math.hypot(1, sigmas[0]) * noise(torch.zeros(1, 4, 64, 64))
+    for step in SAMPLERS["ddim"](denoise, x, sigmas, noise): ...     # step.x0 is a preview; at the end decode step.z
+"""
+
+from ldm.samplers.ddim import ddim
+from ldm.samplers.ddpm import ddpm
+from ldm.samplers.denoiser import CFG, Denoiser
+from ldm.samplers.dpmpp import dpmpp_2m
+from ldm.samplers.euler import euler, euler_a
+from ldm.samplers.heun import heun
+from ldm.samplers.noise import Noise, seeded_noise
+from ldm.samplers.schedule import Prediction, Schedule, Spacing
+from ldm.samplers.step import Denoise, Sampler, Step
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "euler": euler,
+    "euler_a": euler_a,
+    "heun": heun,
+    "dpmpp_2m": dpmpp_2m,
+}
+
+DEFAULT_SPACING: dict[str, Spacing] = {
+    "ddpm": "leading",
+    "ddim": "leading",
+    "euler": "linspace",
+    "euler_a": "linspace",
+    "heun": "linspace",
+    "dpmpp_2m": "karras",
+}
+
+__all__ = ["CFG", "DEFAULT_SPACING", "SAMPLERS", "Denoise", "Denoiser", "Noise", "Prediction", "Sampler", "Schedule",
+           "Spacing", "Step", "seeded_noise"]
