@@ -1,0 +1,163 @@
+"""The KL autoencoder of latent diffusion: pictures to latents and back."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.vae.blocks import EPS, Downsample, Mid, ResBlock, Upsample
+from ldm.vae.tiling import map_tiles
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Shape of a VAE; the defaults are Stable Diffusion's (CompVis configs/stable-diffusion/v1-inference.yaml)."""
+
+    image_channels: int = 3
+    latent_channels: int = 4
+    channels: int = 128                                 # width at full resolution, a multiple of `groups`
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)         # width of each level over `channels`; each level but the first halves
+    res_blocks: int = 2                                 # per level in the encoder, one more in the decoder
+    groups: int = 32                                    # of every GroupNorm; small models need fewer, for one channel to
+                                                        # a group is instance norm, which loses a picture's mean colour
+    scale_factor: float = 0.18215                       # latents the UNet sees = posterior x scale_factor
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, along each side."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def widths(self) -> list[int]:
+        return [self.channels * m for m in self.multipliers]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Diagonal Gaussian over raw latents.  mean, logvar [B 4 h w].  Kingma & Welling 2014."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    @property
+    def std(self) -> Tensor:
+        return torch.exp(0.5 * self.logvar)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """mean + std x noise, with noise [B 4 h w] of unit variance."""
+        return self.mean + self.std * noise
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def kl(self) -> Tensor:
+        """KL divergence to the unit Gaussian, summed over each latent -> [B], in nats."""
+        return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
+
+
+class Encoder(nn.Module):
+    """Image [B 3 H W] -> the posterior's moments [B 2x4 H/8 W/8]."""
+
+    def __init__(self, cfg: VAEConfig):
+        super().__init__()
+        self.conv_in = nn.Conv2d(cfg.image_channels, cfg.channels, 3, padding=1)
+        self.down = nn.ModuleList()
+        c = cfg.channels
+        for level, width in enumerate(cfg.widths):
+            stage = nn.Module()
+            stage.res = nn.ModuleList(ResBlock(c if i == 0 else width, width, cfg.groups) for i in range(cfg.res_blocks))
+            stage.downsample = Downsample(width) if level < len(cfg.widths) - 1 else nn.Identity()
+            self.down.append(stage)
+            c = width
+        self.mid = Mid(c, cfg.groups)
+        self.norm_out = nn.GroupNorm(cfg.groups, c, EPS)
+        self.conv_out = nn.Conv2d(c, 2 * cfg.latent_channels, 3, padding=1)
+        self.quant = nn.Conv2d(2 * cfg.latent_channels, 2 * cfg.latent_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(x)
+        for stage in self.down:
+            for res in stage.res:
+                h = res(h)
+            h = stage.downsample(h)
+        h = self.mid(h)
+        return self.quant(self.conv_out(F.silu(self.norm_out(h))))
+
+
+class Decoder(nn.Module):
+    """Raw latents [B 4 h w] -> image [B 3 8h 8w]."""
+
+    def __init__(self, cfg: VAEConfig):
+        super().__init__()
+        c = cfg.widths[-1]
+        self.post_quant = nn.Conv2d(cfg.latent_channels, cfg.latent_channels, 1)
+        self.conv_in = nn.Conv2d(cfg.latent_channels, c, 3, padding=1)
+        self.mid = Mid(c, cfg.groups)
+        self.up = nn.ModuleList()
+        for level, width in reversed(list(enumerate(cfg.widths))):
+            stage = nn.Module()
+            stage.res = nn.ModuleList(ResBlock(c if i == 0 else width, width, cfg.groups) for i in range(cfg.res_blocks + 1))
+            stage.upsample = Upsample(width) if level > 0 else nn.Identity()
+            self.up.append(stage)
+            c = width
+        self.norm_out = nn.GroupNorm(cfg.groups, c, EPS)
+        self.conv_out = nn.Conv2d(c, cfg.image_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(self.post_quant(z)))
+        for stage in self.up:
+            for res in stage.res:
+                h = res(h)
+            h = stage.upsample(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+
+class VAE(nn.Module):
+    """Kullback-Leibler autoencoder.  Rombach et al. 2022, sec. 3.1; CompVis ldm/models/autoencoder.py, AutoencoderKL.
+
+    Computes in the dtype of its weights and returns the dtype of its input.
+    """
+
+    def __init__(self, cfg: VAEConfig = VAEConfig()):  # noqa: B008  (frozen, so safe as a default)
+        super().__init__()
+        self.cfg = cfg
+        self.encoder = Encoder(cfg)
+        self.decoder = Decoder(cfg)
+
+    def encode(self, image: Tensor, tile: int | None = None) -> Posterior:
+        """Image [B 3 H W] in [-1, 1] -> Posterior over raw latents [B 4 H/8 W/8].
+
+        `tile` (pixels, a multiple of 16) encodes overlapping squares and blends them: less memory, approximate.
+        Raises ValueError where H or W is not a multiple of 8.
+        """
+        f = self.cfg.factor
+        if image.ndim != 4 or image.shape[1] != self.cfg.image_channels:
+            raise ValueError(f"image has shape {tuple(image.shape)}; the VAE encodes [B {self.cfg.image_channels} H W]")
+        for side in image.shape[2:]:
+            if side % f or side == 0:
+                raise ValueError(f"image side {side} is not a multiple of {f}; pad it to {-(-side // f) * f or f}")
+        x = image.to(self.encoder.conv_in.weight.dtype)
+        moments = self.encoder(x) if tile is None else map_tiles(self.encoder, x, tile, f, 1)
+        mean, logvar = moments.to(image.dtype).chunk(2, dim=1)
+        return Posterior(mean, logvar.clamp(-30, 20))
+
+    def decode(self, z: Tensor, tile: int | None = None) -> Tensor:
+        """Raw latents [B 4 h w] -> image [B 3 8h 8w], about [-1, 1] (not clamped).
+
+        `tile` (pixels, a multiple of 16) decodes overlapping squares and blends them: less memory, approximate.
+        Raises ValueError where z has not 4 channels.
+        """
+        if z.ndim != 4 or z.shape[1] != self.cfg.latent_channels:
+            raise ValueError(f"latents have shape {tuple(z.shape)}; the VAE decodes [B {self.cfg.latent_channels} h w]")
+        h = z.to(self.decoder.conv_in.weight.dtype)
+        f = self.cfg.factor
+        if tile is None:
+            return self.decoder(h).to(z.dtype)
+        if tile % f:
+            raise ValueError(f"tile {tile} is not a multiple of {f}; try {-(-tile // f) * f}")
+        return map_tiles(self.decoder, h, tile // f, 1, f).to(z.dtype)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode to the posterior's mean and decode it: the reconstruction [B 3 H W]."""
+        return self.decode(self.encode(image).mode())
