@@ -1,0 +1,52 @@
+"""What a file is, from its tensors' names and shapes."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ldm.weights import CheckpointError, open_checkpoint
+from ldm.weights.checkpoint import survey
+
+UNET = "model.diffusion_model."
+FAMILIES = {
+    "lora": ["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"],
+    "controlnet": ["control_model.input_hint_block.0.weight"],
+    "sd3": [f"{UNET}joint_blocks.0.x_block.attn.qkv.weight"],
+    "flux": ["double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight"],
+    "sdxl": [f"{UNET}label_emb.0.0.weight", "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight"],
+    "x4": [f"{UNET}label_emb.weight", f"{UNET}input_blocks.4.1.proj_in.weight"],
+    "sd2": ["cond_stage_model.model.ln_final.weight", f"{UNET}input_blocks.1.1.proj_in.weight"],
+    "parts": ["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight", "betas"],
+    "unknown": ["layers.0.weight", "layers.1.weight"],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_are_named_and_refused(family, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_file({name: torch.zeros(2, 2) for name in FAMILIES[family]}, path)
+    kind = survey(path).kind
+    assert kind.family == family
+    with pytest.raises(CheckpointError) as error:
+        open_checkpoint(path)
+    assert kind.what in str(error.value)
+    assert any(name in str(error.value) for name in FAMILIES[family])
+
+
+@pytest.mark.parametrize("content", [{"string_to_param": {"*": torch.zeros(2, 768)}, "name": "cat"},
+                                     {"<cat>": torch.zeros(768)}, {"emb_params": torch.zeros(2, 768)}])
+def test_textual_inversions_are_named(content, tmp_path):
+    torch.save(content, tmp_path / "cat.pt")
+    with pytest.raises(CheckpointError, match="is a textual inversion, which is not supported here"):
+        open_checkpoint(tmp_path / "cat.pt")
+
+
+def test_linear_proj_in_is_stable_diffusion_2(official, tmp_path):
+    linear = {k: v.flatten(1) if ".proj_" in k and v.ndim == 4 else v for k, v in official.items()}
+    save_file(linear, tmp_path / "m.safetensors")
+    assert survey(tmp_path / "m.safetensors").family == "sd2"
+
+
+def test_a_name_that_only_resembles_a_lora_is_none(official, tmp_path):
+    save_file(official, tmp_path / "lora_up.safetensors")
+    assert survey(tmp_path / "lora_up.safetensors").family == "sd1"
