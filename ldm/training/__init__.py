@@ -1,0 +1,1 @@
+"""The mathematics and bookkeeping of training.  The loops themselves are flat scripts: scripts/train_vae.py, train_unet.py."""
