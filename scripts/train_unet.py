@@ -42,17 +42,17 @@ def parse() -> argparse.Namespace:
     p.add_argument("--size", type=int, default=128, help="side in pixels, a multiple of 8 (default 128)")
     p.add_argument("--channels", type=int, default=96, help="width of the first level (default 96)")
     p.add_argument("--multipliers", type=int, nargs="+", default=[1, 2, 2], help="width per level (default 1 2 2)")
-    p.add_argument("--attn", type=int, nargs="+", default=[1, 1, 0], help="transformers per level, 0 or 1 (default 1 1 0)")
+    p.add_argument("--attn", type=int, nargs="+", default=[0, 1, 1], help="transformers per level (default 0 1 1)")
     p.add_argument("--res-blocks", type=int, default=1, help="ResBlocks per level (default 1)")
     p.add_argument("--heads", type=int, default=4, help="attention heads of the UNet (default 4)")
     p.add_argument("--groups", type=int, default=16, help="groups of the UNet's GroupNorms (default 16)")
-    p.add_argument("--text-width", type=int, default=256, help="width of the text encoder, a multiple of 64 (default 256)")
-    p.add_argument("--text-layers", type=int, default=3, help="layers of the text encoder (default 3)")
+    p.add_argument("--text-width", type=int, default=256, help="text encoder, a multiple of 64 (default 256)")
+    p.add_argument("--text-layers", type=int, default=2, help="layers of the text encoder (default 2)")
     p.add_argument("--prediction", choices=["eps", "v", "x0"], default="v", help="what the UNet learns (default v)")
     p.add_argument("--guidance", type=float, default=4.0, help="guidance of samples, stored as the default (default 4)")
     p.add_argument("--drop", type=float, default=0.1, help="share of captions dropped for guidance (default 0.1)")
     p.add_argument("--steps", type=int, default=5000, help="training steps (default 5000)")
-    p.add_argument("--batch", type=int, default=64, help="latents per step (default 64)")
+    p.add_argument("--batch", type=int, default=32, help="latents per step (default 32)")
     p.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of AdamW (default 0.001)")
     p.add_argument("--warmup", type=int, default=200, help="steps of learning-rate warm-up (default 200)")
     p.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights (default 0.999)")
@@ -114,7 +114,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     vae, vae_metadata = load_vae(args.vae)
     data, schedule = ImageFolder(args.data, args.size), Schedule()
-    latents = cached_latents(args.out / "latents.safetensors", vae, data)
+    with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+        latents = cached_latents(args.out / "latents.safetensors", vae, data)
     captions = Captions(data.texts, Tokenizer())
     train, held = split(len(data), min(args.held_out, len(data) // 2))
     held_latents, held_ids = latents[held].float(), captions.first(held)
@@ -124,14 +125,14 @@ def main() -> None:
                           attn_levels=tuple(map(bool, args.attn)), cross_only=(False,) * len(args.attn),
                           context_width=args.text_width, heads=args.heads, groups=args.groups)
     text_cfg = CLIPTextConfig(vocab=len(captions.vocabulary), width=args.text_width, layers=args.text_layers)
-    model = TextToNoise(unet_cfg, text_cfg)
+    model = TextToNoise(unet_cfg, text_cfg).to(memory_format=torch.channels_last)
     opt = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = EMA(model, args.ema)
     losses = Losses(args.out / "losses.csv", ["train", "held out"])
-    step, state = 0, args.out / "state.pt"
+    start, state = 0, args.out / "state.pt"
     parts = {"model": model, "opt": opt, "ema": ema}
     if state.exists():
-        step = load_state(state, **parts)["step"]
+        start = load_state(state, **parts)["step"]
     network = torch.compile(model) if args.compile else model
 
     def save() -> None:
@@ -149,11 +150,11 @@ def main() -> None:
             write_atomically(args.out / "samples.png", grid(to_images(shown), 8).save)
             return held_out_loss(model, held_latents, held_ids, schedule, args.prediction)
 
-    if step == 0:
+    if start == 0:
         first = evaluate()
         losses.add(0, first, first)
     mean = torch.zeros(())
-    for step in tqdm(range(step, args.steps), initial=step, total=args.steps, unit="step", mininterval=2):
+    for step in tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step", mininterval=2):
         opt.param_groups[0]["lr"] = args.lr * cosine(step, args.steps, args.warmup)
         g = generator(args.seed + 1, step)
         picked = [train[i] for i in batch_indices(len(train), args.batch, args.seed, step)]

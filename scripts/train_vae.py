@@ -32,15 +32,15 @@ def parse() -> argparse.Namespace:
     p.add_argument("--data", type=Path, required=True, help="folder of pictures")
     p.add_argument("--out", type=Path, required=True, help="folder to write; an interrupted run there is resumed")
     p.add_argument("--size", type=int, default=128, help="side in pixels, a multiple of 8 (default 128)")
-    p.add_argument("--channels", type=int, default=32, help="width at full resolution, a multiple of --groups (default 32)")
+    p.add_argument("--channels", type=int, default=32, help="width at full resolution (default 32)")
     p.add_argument("--multipliers", type=int, nargs="+", default=[1, 1, 2, 4], help="width per level (default 1 1 2 4)")
-    p.add_argument("--crop", type=int, default=64, help="train on random squares of this side, in pixels, but for the last "
-                   "tenth of the steps: more steps in the same time (default 64)")
-    p.add_argument("--groups", type=int, default=4, help="groups of every GroupNorm (default 4; official models have 32)")
+    p.add_argument("--crop", type=int, default=64, help="train on squares of this side in pixels; the last tenth "
+                   "of the steps sees whole pictures (default 64)")
+    p.add_argument("--groups", type=int, default=4, help="groups of each GroupNorm (default 4; official: 32)")
     p.add_argument("--res-blocks", type=int, default=1, help="ResBlocks per level (default 1)")
     p.add_argument("--steps", type=int, default=5000, help="training steps (default 5000)")
-    p.add_argument("--batch", type=int, default=16, help="squares per step; of whole pictures, as many as have the same "
-                   "number of pixels (default 16)")
+    p.add_argument("--batch", type=int, default=16, help="squares per step; of whole pictures, as many as have as many "
+                   "pixels (default 16)")
     p.add_argument("--lr", type=float, default=2e-3, help="peak learning rate of AdamW (default 0.002)")
     p.add_argument("--warmup", type=int, default=100, help="steps of learning-rate warm-up (default 100)")
     p.add_argument("--kl", type=float, default=1e-4, help="weight of the KL loss (default 0.0001)")
@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
 
 @torch.no_grad()
 def start_precise(vae: VAE) -> None:
-    """Let the posterior start with a deviation of 0.05: at 1 the noise drowns the untrained mean, and colours come late."""
+    """Let the posterior start with a deviation of 0.05: at 1 the noise drowns what the untrained mean says."""
     quant, c = vae.encoder.quant, vae.cfg.latent_channels
     assert quant.bias is not None
     quant.weight[c:].zero_()
@@ -89,16 +89,16 @@ def main() -> None:
     critic_opt = torch.optim.AdamW(critic.parameters(), lr=args.lr / 4, betas=(0.5, 0.9), fused=True)
     ema = EMA(vae, args.ema)
     losses = Losses(args.out / "losses.csv", ["train", "held out"])
-    step, state = 0, args.out / "state.pt"
+    start, state = 0, args.out / "state.pt"
     parts = {"vae": vae, "critic": critic, "opt": opt, "critic_opt": critic_opt, "ema": ema}
     if state.exists():
-        step = load_state(state, **parts)["step"]
+        start = load_state(state, **parts)["step"]
 
-    if step == 0:
+    if start == 0:
         first = evaluate(vae, ema, held_images, args.out)
         losses.add(0, first, first)
     mean = torch.zeros(())
-    for step in tqdm(range(step, args.steps), initial=step, total=args.steps, unit="step", mininterval=2):
+    for step in tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step", mininterval=2):
         for group, lr in ((opt.param_groups[0], args.lr), (critic_opt.param_groups[0], args.lr / 4)):
             group["lr"] = lr * cosine(step, args.steps, args.warmup)
         side = args.crop if step < 0.9 * args.steps else args.size
@@ -135,7 +135,8 @@ def main() -> None:
 
     vae.load_state_dict(ema.weights)
     normalize_latents(vae, data, train[:: max(len(train) // 512, 1)])
-    save_safetensors(args.out / "vae.safetensors", to_official(vae.state_dict(), rows(vae.cfg)), {"vae_groups": args.groups})
+    weights = to_official(vae.state_dict(), rows(vae.cfg))
+    save_safetensors(args.out / "vae.safetensors", weights, {"vae_groups": args.groups})
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The mathematics and bookkeeping of training.  The loops themselves are flat scripts: scripts/train_vae.py, train_unet.py."""
+"""The mathematics and bookkeeping of training.  The loops are flat scripts, train_vae.py and train_unet.py."""

@@ -84,7 +84,8 @@ def generator(seed: int, step: int) -> torch.Generator:
 
 def random_crop(images: Tensor, side: int, g: torch.Generator) -> Tensor:
     """Another square of each picture.  [B 3 H W] -> [B 3 side side]."""
-    corners = (torch.rand(len(images), 2, generator=g) * torch.tensor([images.shape[i] - side + 1 for i in (2, 3)])).long()
+    room = torch.tensor([images.shape[2] - side + 1, images.shape[3] - side + 1])
+    corners = (torch.rand(len(images), 2, generator=g) * room).long()
     return torch.stack([x[:, top : top + side, left : left + side]
                         for x, (top, left) in zip(images, corners.tolist(), strict=True)])
 
@@ -118,4 +119,5 @@ class Captions:
     def dense(self, state: dict[str, Tensor], vocab: int = 49408) -> dict[str, Tensor]:
         """A text encoder's state_dict with the whole vocabulary; words that never occurred are zero."""
         rows = state["token_embedding.weight"]
-        return {**state, "token_embedding.weight": rows.new_zeros(vocab, rows.shape[1]).index_copy(0, self.vocabulary, rows)}
+        dense = rows.new_zeros(vocab, rows.shape[1]).index_copy(0, self.vocabulary, rows)
+        return {**state, "token_embedding.weight": dense}

@@ -23,7 +23,7 @@ def encode(vae: VAE, data: ImageFolder, indices: list[int], batch: int = 16) -> 
 
 
 def cached_latents(path: Path, vae: VAE, data: ImageFolder) -> Tensor:
-    """Latents of all pictures [N 4 h w] float16, read from `path` where it was made by this VAE from as many pictures."""
+    """Latents of all pictures [N 4 h w] float16; from `path` if this VAE made it from as many pictures."""
     weights = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in vae.parameters())).hexdigest()
     made_from = {"vae": weights, "pictures": str(len(data)), "size": str(data.size)}
     if path.exists():

@@ -1,4 +1,4 @@
-"""What a training run leaves behind: checkpoints, a table and curve of losses, sample grids; each written atomically."""
+"""What a training run leaves behind: checkpoints, losses as a table and a curve, sample grids."""
 
 import csv
 import math

@@ -1,5 +1,7 @@
 """Building blocks of the UNet.  Feature maps are [B C H W], tokens [B L C], time embeddings [B E]."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,9 +10,10 @@ from ldm.attention import attention
 
 
 def repeat_to(x: Tensor, batch: int) -> Tensor:
-    """Repeat x [B ...] to [batch ...], B dividing batch.  The conditions of CFG part here, at the first use of the context.
+    """Repeat x [B ...] to [batch ...], B dividing batch.
 
-    Concatenates rather than expands, which keeps channels_last.  Returns x itself where nothing is to be repeated.
+    The conditions of CFG part here, at the first use of the context.  Concatenates rather than expands, which keeps
+    channels_last.  Returns x itself where nothing is to be repeated.
     """
     return x if len(x) == batch else torch.cat([x] * (batch // len(x)))
 
@@ -136,5 +139,5 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         return self.conv(F.interpolate(x, size=size, mode="nearest"))

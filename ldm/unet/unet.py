@@ -27,7 +27,7 @@ class UNetConfig:
     head_channels: int | None = None                            # SD 2: 64
     linear_proj: bool = False                                   # SD 2: linear layers around the transformer blocks
     groups: int = 32                                            # of every GroupNorm
-    classes: int | None = None                                  # number of class labels, e.g. 1000 noise levels (x4 upscaler)
+    classes: int | None = None                                  # class labels, e.g. the x4 upscaler's 1000 noise levels
 
     def __post_init__(self):
         if not len(self.multipliers) == len(self.attn_levels) == len(self.cross_only):
@@ -73,7 +73,7 @@ def transformer(cfg: UNetConfig, level: int) -> SpatialTransformer:
                               cfg.cross_only[level], cfg.groups)
 
 
-class First(nn.Module):
+class NoAttention(nn.Module):
     """Returns its first argument: the place of a transformer in a level without attention."""
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
@@ -87,7 +87,35 @@ class Stage(nn.Module):
         super().__init__()
         width = cfg.widths[level]
         self.res = nn.ModuleList(ResBlock(c_in, width, 4 * cfg.channels, cfg.groups) for c_in in c_ins)
-        self.attn = nn.ModuleList(transformer(cfg, level) if cfg.attn_levels[level] else First() for _ in c_ins)
+        self.attn = nn.ModuleList(transformer(cfg, level) if cfg.attn_levels[level] else NoAttention() for _ in c_ins)
+
+
+class DownStage(Stage):
+    """A level on the way down; all but the last end by halving.  h [B C h w] -> the features after every block."""
+
+    def __init__(self, cfg: UNetConfig, level: int, c_ins: list[int]):
+        super().__init__(cfg, level, c_ins)
+        self.downsample = Downsample(cfg.widths[level]) if level < len(cfg.widths) - 1 else None
+
+    def forward(self, h: Tensor, emb: Tensor, context: Tensor) -> list[Tensor]:
+        features = []
+        for res, attn in zip(self.res, self.attn, strict=True):
+            h = attn(res(h, emb), context)
+            features.append(h)
+        return features if self.downsample is None else [*features, self.downsample(h)]
+
+
+class UpStage(Stage):
+    """A level on the way up, one skip per block, popped from the list; all but the last end by enlarging."""
+
+    def __init__(self, cfg: UNetConfig, level: int, c_ins: list[int]):
+        super().__init__(cfg, level, c_ins)
+        self.upsample = Upsample(cfg.widths[level]) if level > 0 else None
+
+    def forward(self, h: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor) -> Tensor:
+        for res, attn in zip(self.res, self.attn, strict=True):
+            h = attn(res(torch.cat([h, skips.pop()], dim=1), emb), context)
+        return h if self.upsample is None else self.upsample(h, skips[-1].shape[2:])
 
 
 class Mid(nn.Module):
@@ -107,40 +135,35 @@ class Mid(nn.Module):
 class UNet(nn.Module):
     """Predict noise (or v, or x0) in latents.  Rombach et al. 2022, sec. 3.3; CompVis openaimodel.py, UNetModel.
 
-    x [B C h w], t [B] or [1] (float or int, may be fractional), context [nB S W] -> [nB C h w].  Where n > 1 each latent
-    meets n contexts (row i of x goes with rows i, B+i, 2B+i, ... of the context): what lies before the first use of
-    the context is computed once.  Any h, w.  Computes in the dtype of its weights and returns the dtype of x.
+    x [B C h w], t [B] or [1] (float or int, may be fractional), context [nB S W] -> [nB C h w], any h and w.
+    Where n > 1 each latent meets n contexts (row i of x goes with rows i, B+i, 2B+i, ... of the context): what lies
+    before the first use of the context is computed once.  Computes in the dtype of its weights, returns the dtype of x.
+    `labels` [B] or [1] are class indices, exactly where the model has classes.
+    Raises ValueError where the inputs do not fit the model or one another.
     """
 
     def __init__(self, cfg: UNetConfig = UNetConfig()):  # noqa: B008  (frozen, so safe as a default)
         super().__init__()
         self.cfg = cfg
-        widths, last = cfg.widths, len(cfg.widths) - 1
         self.time = TimeEmbedding(cfg.channels)
         self.label = nn.Embedding(cfg.classes, 4 * cfg.channels) if cfg.classes else None
-
         self.conv_in = nn.Conv2d(cfg.in_channels, cfg.channels, 3, padding=1)
+
         self.down = nn.ModuleList()
         c, skips = cfg.channels, [cfg.channels]
-        for level, width in enumerate(widths):
-            stage = Stage(cfg, level, [c] + [width] * (cfg.res_blocks - 1))
-            skips += [width] * cfg.res_blocks
-            if level < last:
-                stage.downsample = Downsample(width)
-                skips.append(width)
+        for level, width in enumerate(cfg.widths):
+            stage = DownStage(cfg, level, [c] + [width] * (cfg.res_blocks - 1))
+            skips += [width] * (cfg.res_blocks + (stage.downsample is not None))
             self.down.append(stage)
             c = width
 
         self.mid = Mid(cfg)
 
         self.up = nn.ModuleList()
-        for level in reversed(range(len(widths))):
-            c_ins = [c + skips.pop()] + [widths[level] + skips.pop() for _ in range(cfg.res_blocks)]
-            stage = Stage(cfg, level, c_ins)
-            if level > 0:
-                stage.upsample = Upsample(widths[level])
-            self.up.append(stage)
-            c = widths[level]
+        for level, width in reversed(list(enumerate(cfg.widths))):
+            c_ins = [h + skips.pop() for h in [c] + [width] * cfg.res_blocks]
+            self.up.append(UpStage(cfg, level, c_ins))
+            c = width
 
         self.norm_out = nn.GroupNorm(cfg.groups, c)
         self.conv_out = nn.Conv2d(c, cfg.out_channels, 3, padding=1)
@@ -148,39 +171,41 @@ class UNet(nn.Module):
     def embed(self, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """Time embedding of t [B], plus that of the class labels [B] where the model has classes -> [B 4 channels]."""
         emb = self.time(t)
-        if (self.label is None) != (labels is None):
-            raise ValueError(f"labels are {labels}, the model has {self.cfg.classes} classes; give labels exactly where it has")
-        return emb if self.label is None or labels is None else emb + self.label(labels)
+        return emb if self.label is None else emb + self.label(labels)
 
     def encode(self, x: Tensor, emb: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The way down.  x [B C h w], emb [B E], context [nB S W] -> features, and the skips, each of full batch nB."""
-        h = self.conv_in(x)
-        skips = [h]
+        skips = [self.conv_in(x)]
         for stage in self.down:
-            for res, attn in zip(stage.res, stage.attn, strict=True):
-                h = attn(res(h, emb), context)
-                skips.append(h)
-            if hasattr(stage, "downsample"):
-                h = stage.downsample(h)
-                skips.append(h)
-        return h, [repeat_to(s, len(context)) for s in skips]
+            skips += stage(skips[-1], emb, context)
+        return skips[-1], [repeat_to(skip, len(context)) for skip in skips]
 
     def decode(self, h: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor) -> Tensor:
-        """The way up, consuming the skips from the last -> prediction [nB C h w]."""
+        """The way up, with the skips from the last to the first -> prediction [nB C h w]."""
         skips = list(skips)
         for stage in self.up:
-            for res, attn in zip(stage.res, stage.attn, strict=True):
-                h = attn(res(torch.cat([h, skips.pop()], dim=1), emb), context)
-            if hasattr(stage, "upsample"):
-                h = stage.upsample(h, skips[-1].shape[2:])
+            h = stage(h, skips, emb, context)
         return self.conv_out(F.silu(self.norm_out(h)))
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, labels: Tensor | None = None) -> Tensor:
-        if x.shape[1] != self.cfg.in_channels or context.shape[-1] != self.cfg.context_width or len(context) % len(x):
-            raise ValueError(f"x {tuple(x.shape)} and context {tuple(context.shape)} do not fit: this UNet takes x "
-                             f"[B {self.cfg.in_channels} h w] and context [nB S {self.cfg.context_width}]")
+        self._check(x, t, context, labels)
         dtype = self.conv_in.weight.dtype
         emb, context = self.embed(t, labels), context.to(dtype)
         h, skips = self.encode(x.to(dtype), emb, context)
         h = self.mid(h, emb, context)
         return self.decode(h, skips, emb, context).to(x.dtype)
+
+    def _check(self, x: Tensor, t: Tensor, context: Tensor, labels: Tensor | None) -> None:
+        """Raise ValueError where the inputs do not fit the model or one another."""
+        if x.ndim != 4 or x.shape[1] != self.cfg.in_channels:
+            raise ValueError(f"x has shape {tuple(x.shape)}; this UNet takes [B {self.cfg.in_channels} h w]")
+        batch = len(x)
+        if context.ndim != 3 or context.shape[-1] != self.cfg.context_width or len(context) % batch:
+            raise ValueError(f"context has shape {tuple(context.shape)}; this UNet takes [n*{batch} S "
+                             f"{self.cfg.context_width}] with x of batch {batch}")
+        if (self.label is None) != (labels is None):
+            raise ValueError(f"labels are {labels} but the model has {self.cfg.classes or 'no'} classes; pass labels "
+                             "exactly where it has classes")
+        for name, value in (("t", t), ("labels", labels)):
+            if value is not None and value.shape not in ((1,), (batch,)):
+                raise ValueError(f"{name} has shape {tuple(value.shape)}; give [1], or [{batch}], the batch of x")

@@ -61,6 +61,30 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
+class DownStage(nn.Module):
+    """ResBlocks of one level, then half the size on all levels but the last."""
+
+    def __init__(self, c_in: int, c_out: int, blocks: int, groups: int, last: bool):
+        super().__init__()
+        self.res = nn.Sequential(*(ResBlock(c_in if i == 0 else c_out, c_out, groups) for i in range(blocks)))
+        self.downsample = nn.Identity() if last else Downsample(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.downsample(self.res(x))
+
+
+class UpStage(nn.Module):
+    """ResBlocks of one level, then twice the size on all levels but the last."""
+
+    def __init__(self, c_in: int, c_out: int, blocks: int, groups: int, last: bool):
+        super().__init__()
+        self.res = nn.Sequential(*(ResBlock(c_in if i == 0 else c_out, c_out, groups) for i in range(blocks)))
+        self.upsample = nn.Identity() if last else Upsample(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.upsample(self.res(x))
+
+
 class Mid(nn.Module):
     """ResBlock, attention, ResBlock at the lowest resolution."""
 

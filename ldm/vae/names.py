@@ -27,12 +27,14 @@ def rows(cfg: VAEConfig) -> Iterator[Row]:
         ours, compvis, diffusers = f"encoder.down.{n}", f"encoder.down.{n}", f"encoder.down_blocks.{n}"
         for i in range(cfg.res_blocks):
             yield from nest(RES, f"{ours}.res.{i}", f"{compvis}.block.{i}", f"{diffusers}.resnets.{i}")
-        yield f"{ours}.downsample.conv", f"{compvis}.downsample.conv", f"{diffusers}.downsamplers.0.conv"
+        if n < levels - 1:
+            yield f"{ours}.downsample.conv", f"{compvis}.downsample.conv", f"{diffusers}.downsamplers.0.conv"
         # CompVis numbers the decoder's levels by resolution, the others by order of execution
         ours, compvis, diffusers = f"decoder.up.{n}", f"decoder.up.{levels - 1 - n}", f"decoder.up_blocks.{n}"
         for i in range(cfg.res_blocks + 1):
             yield from nest(RES, f"{ours}.res.{i}", f"{compvis}.block.{i}", f"{diffusers}.resnets.{i}")
-        yield f"{ours}.upsample.conv", f"{compvis}.upsample.conv", f"{diffusers}.upsamplers.0.conv"
+        if n < levels - 1:
+            yield f"{ours}.upsample.conv", f"{compvis}.upsample.conv", f"{diffusers}.upsamplers.0.conv"
 
 
 def config_from(shapes: Mapping[str, tuple[int, ...]], scale_factor: float = 0.18215,

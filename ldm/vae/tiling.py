@@ -1,45 +1,48 @@
 """Run a convolutional map over overlapping squares and blend the seams, so that memory stays bounded."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-
-def starts(length: int, tile: int, step: int) -> list[int]:
-    """Where tiles begin along one side: every `step`, the last one flush with the end."""
-    return [*range(0, max(length - tile, 0), step), max(length - tile, 0)]
+MIN_TILE = 4        # neighbours overlap by a quarter of a tile, and by one sample at least
 
 
-def ramp(length: int, overlap: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Blending weight along one side: rises over `overlap` samples, flat, falls; never 0."""
-    x = torch.arange(length, device=device, dtype=torch.float32) + 0.5
-    return (torch.minimum(x, length - x) / max(overlap, 1)).clamp(max=1).to(dtype)
+def spans(length: int, tile: int) -> list[tuple[int, int]]:
+    """Begin and end of the tiles along one side: neighbours overlap by a quarter, the last is flush with the end."""
+    last = max(length - tile, 0)
+    return [(start, min(start + tile, length)) for start in [*range(0, last, tile * 3 // 4), last]]
 
 
-def map_tiles(f: Callable[[Tensor], Tensor], x: Tensor, tile: int, down: int, up: int) -> Tensor:
-    """Apply `f` to overlapping squares of x and blend linearly.  x [B C H W] -> [B C' H*up/down W*up/down].
+def ramp(length: int, overlap: int, device: torch.device) -> Tensor:
+    """Blending weight along one side: rises over `overlap` samples, flat, falls; never 0.
 
-    `tile` is in samples of x; neighbours overlap by a quarter.  One of `down`, `up` is 1.  Approximate wherever
-    f looks further than the overlap (GroupNorm and attention see one tile only).
-    Raises ValueError where the tile is too small to overlap or not a multiple of `down`.
+    A raised cosine, which trusts the outermost samples, where f met padding for neighbours, less than a line would.
     """
-    if tile < 4 * down or tile % down:
-        raise ValueError(f"tile {tile} must be a multiple of {down} and at least {4 * down}; try {8 * down}")
-    height, width = x.shape[2:]
-    step = max(tile * 3 // 4 // down, 1) * down
-    overlap = (tile - step) * up // down
-    out, total = None, None
-    for top in starts(height, tile, step):
-        for left in starts(width, tile, step):
-            y = f(x[:, :, top : top + tile, left : left + tile])
-            weight = ramp(y.shape[2], overlap, y.dtype, y.device)[:, None] * ramp(y.shape[3], overlap, y.dtype, y.device)
-            if out is None or total is None:
-                out = y.new_zeros(len(y), y.shape[1], height * up // down, width * up // down)
-                total = out.new_zeros(out.shape[2:])
-            rows = slice(top * up // down, top * up // down + y.shape[2])
-            cols = slice(left * up // down, left * up // down + y.shape[3])
-            out[:, :, rows, cols] += y * weight
-            total[rows, cols] += weight
-    assert out is not None and total is not None
+    x = torch.arange(length, device=device, dtype=torch.float32) + 0.5
+    return torch.sin((torch.minimum(x, length - x) / overlap).clamp(max=1) * math.pi / 2) ** 2
+
+
+def map_tiles(f: Callable[[Tensor], Tensor], x: Tensor, tile: int, down: int = 1, up: int = 1) -> Tensor:
+    """Apply `f` to overlapping squares of x and blend.  x [B C h*down w*down] -> [B C' h*up w*up].
+
+    f shrinks a picture `down` times or enlarges it `up` times; `tile`, at least MIN_TILE, counts in units of h and w.
+    Approximate wherever f looks further than the overlap: a GroupNorm or an attention sees one tile only.  Sums in,
+    and returns, float32 or better.
+    """
+    height, width = (side // down for side in x.shape[2:])
+    overlap = (tile - tile * 3 // 4) * up
+    total = torch.zeros(height * up, width * up, device=x.device)
+    out = None
+    for top, bottom in spans(height, tile):
+        for left, right in spans(width, tile):
+            y = f(x[:, :, top * down : bottom * down, left * down : right * down])
+            weight = ramp(y.shape[2], overlap, x.device)[:, None] * ramp(y.shape[3], overlap, x.device)
+            y = y * weight
+            if out is None:
+                out = y.new_zeros(*y.shape[:2], *total.shape)
+            out[:, :, top * up : bottom * up, left * up : right * up] += y
+            total[top * up : bottom * up, left * up : right * up] += weight
+    assert out is not None      # there is always a tile
     return out / total

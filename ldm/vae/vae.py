@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.vae.blocks import EPS, Downsample, Mid, ResBlock, Upsample
-from ldm.vae.tiling import map_tiles
+from ldm.vae.blocks import EPS, DownStage, Mid, UpStage
+from ldm.vae.tiling import MIN_TILE, map_tiles
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,12 @@ class VAEConfig:
 
     image_channels: int = 3
     latent_channels: int = 4
-    channels: int = 128                                 # width at full resolution, a multiple of `groups`
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)         # width of each level over `channels`; each level but the first halves
-    res_blocks: int = 2                                 # per level in the encoder, one more in the decoder
-    groups: int = 32                                    # of every GroupNorm; small models need fewer, for one channel to
-                                                        # a group is instance norm, which loses a picture's mean colour
-    scale_factor: float = 0.18215                       # latents the UNet sees = posterior x scale_factor
+    channels: int = 128                             # width at full resolution, a multiple of `groups`
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)     # width of each level over `channels`; each but the first halves
+    res_blocks: int = 2                             # per level in the encoder, one more in the decoder
+    groups: int = 32                                # of every GroupNorm; small models need fewer: with one channel to
+                                                    # a group, normalisation loses a picture's mean color
+    scale_factor: float = 0.18215                   # latents the UNet sees = posterior x scale_factor
 
     @property
     def factor(self) -> int:
@@ -62,13 +62,10 @@ class Encoder(nn.Module):
     def __init__(self, cfg: VAEConfig):
         super().__init__()
         self.conv_in = nn.Conv2d(cfg.image_channels, cfg.channels, 3, padding=1)
-        self.down = nn.ModuleList()
+        self.down = nn.Sequential()
         c = cfg.channels
         for level, width in enumerate(cfg.widths):
-            stage = nn.Module()
-            stage.res = nn.ModuleList(ResBlock(c if i == 0 else width, width, cfg.groups) for i in range(cfg.res_blocks))
-            stage.downsample = Downsample(width) if level < len(cfg.widths) - 1 else nn.Identity()
-            self.down.append(stage)
+            self.down.append(DownStage(c, width, cfg.res_blocks, cfg.groups, last=level == len(cfg.widths) - 1))
             c = width
         self.mid = Mid(c, cfg.groups)
         self.norm_out = nn.GroupNorm(cfg.groups, c, EPS)
@@ -76,12 +73,7 @@ class Encoder(nn.Module):
         self.quant = nn.Conv2d(2 * cfg.latent_channels, 2 * cfg.latent_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv_in(x)
-        for stage in self.down:
-            for res in stage.res:
-                h = res(h)
-            h = stage.downsample(h)
-        h = self.mid(h)
+        h = self.mid(self.down(self.conv_in(x)))
         return self.quant(self.conv_out(F.silu(self.norm_out(h))))
 
 
@@ -94,22 +86,15 @@ class Decoder(nn.Module):
         self.post_quant = nn.Conv2d(cfg.latent_channels, cfg.latent_channels, 1)
         self.conv_in = nn.Conv2d(cfg.latent_channels, c, 3, padding=1)
         self.mid = Mid(c, cfg.groups)
-        self.up = nn.ModuleList()
+        self.up = nn.Sequential()
         for level, width in reversed(list(enumerate(cfg.widths))):
-            stage = nn.Module()
-            stage.res = nn.ModuleList(ResBlock(c if i == 0 else width, width, cfg.groups) for i in range(cfg.res_blocks + 1))
-            stage.upsample = Upsample(width) if level > 0 else nn.Identity()
-            self.up.append(stage)
+            self.up.append(UpStage(c, width, cfg.res_blocks + 1, cfg.groups, last=level == 0))
             c = width
         self.norm_out = nn.GroupNorm(cfg.groups, c, EPS)
         self.conv_out = nn.Conv2d(c, cfg.image_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        h = self.mid(self.conv_in(self.post_quant(z)))
-        for stage in self.up:
-            for res in stage.res:
-                h = res(h)
-            h = stage.upsample(h)
+        h = self.up(self.mid(self.conv_in(self.post_quant(z))))
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
@@ -128,8 +113,8 @@ class VAE(nn.Module):
     def encode(self, image: Tensor, tile: int | None = None) -> Posterior:
         """Image [B 3 H W] in [-1, 1] -> Posterior over raw latents [B 4 H/8 W/8].
 
-        `tile` (pixels, a multiple of 16) encodes overlapping squares and blends them: less memory, approximate.
-        Raises ValueError where H or W is not a multiple of 8.
+        `tile` (pixels, a multiple of 8) encodes overlapping squares and blends them: less memory, approximate.
+        Raises ValueError where the image has not 3 channels, H or W is not a multiple of 8, or the tile does not fit.
         """
         f = self.cfg.factor
         if image.ndim != 4 or image.shape[1] != self.cfg.image_channels:
@@ -138,25 +123,28 @@ class VAE(nn.Module):
             if side % f or side == 0:
                 raise ValueError(f"image side {side} is not a multiple of {f}; pad it to {-(-side // f) * f or f}")
         x = image.to(self.encoder.conv_in.weight.dtype)
-        moments = self.encoder(x) if tile is None else map_tiles(self.encoder, x, tile, f, 1)
+        moments = self.encoder(x) if tile is None else map_tiles(self.encoder, x, self._tile(tile), down=f)
         mean, logvar = moments.to(image.dtype).chunk(2, dim=1)
         return Posterior(mean, logvar.clamp(-30, 20))
 
     def decode(self, z: Tensor, tile: int | None = None) -> Tensor:
         """Raw latents [B 4 h w] -> image [B 3 8h 8w], about [-1, 1] (not clamped).
 
-        `tile` (pixels, a multiple of 16) decodes overlapping squares and blends them: less memory, approximate.
-        Raises ValueError where z has not 4 channels.
+        `tile` (pixels, a multiple of 8) decodes overlapping squares and blends them: less memory, approximate.
+        Raises ValueError where z has not 4 channels or the tile does not fit.
         """
         if z.ndim != 4 or z.shape[1] != self.cfg.latent_channels:
             raise ValueError(f"latents have shape {tuple(z.shape)}; the VAE decodes [B {self.cfg.latent_channels} h w]")
         h = z.to(self.decoder.conv_in.weight.dtype)
+        image = self.decoder(h) if tile is None else map_tiles(self.decoder, h, self._tile(tile), up=self.cfg.factor)
+        return image.to(z.dtype)
+
+    def _tile(self, tile: int) -> int:
+        """A tile's side in latents."""
         f = self.cfg.factor
-        if tile is None:
-            return self.decoder(h).to(z.dtype)
-        if tile % f:
-            raise ValueError(f"tile {tile} is not a multiple of {f}; try {-(-tile // f) * f}")
-        return map_tiles(self.decoder, h, tile // f, 1, f).to(z.dtype)
+        if tile % f or tile < MIN_TILE * f:
+            raise ValueError(f"tile {tile} is not a multiple of {f}, {MIN_TILE * f} or more; try {64 * f}")
+        return tile // f
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode to the posterior's mean and decode it: the reconstruction [B 3 H W]."""

@@ -1,0 +1,206 @@
+"""Pipeline: a model file in, a prompt in, pictures out."""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ldm.images import pad_to_multiple, to_images, to_tensor, with_metadata
+from ldm.loading import load_parts, resolve_dtype, save_parts
+from ldm.samplers import CFG, SAMPLERS, Denoiser, Prediction, Schedule, Step, seeded_noise
+from ldm.settings import Settings
+from ldm.text import CLIPText, Tokenizer
+from ldm.unet import UNet
+from ldm.vae import VAE
+
+BUNDLED = Path(__file__).parent / "bundled" / "model.safetensors"
+
+
+class NonFiniteError(ArithmeticError):
+    """Numbers overflowed, so there is no picture.  The message says where, and whether the weights are at fault."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A batch of pictures, decided in every respect but not yet drawn."""
+
+    prompts: list[str]
+    settings: Settings                                  # guidance and spacing resolved
+    width: int                                          # of the pictures, in pixels
+    height: int
+    sigmas: list[float]                                 # noise levels to visit; one evaluation for each way (heun: two)
+
+    @property
+    def seeds(self) -> range:
+        """One seed per picture: the `count` of the first prompt, then those of the next."""
+        return range(self.settings.seed, self.settings.seed + len(self.prompts) * self.settings.count)
+
+
+class Pipeline:
+    """Stable Diffusion: text to image and image to image.  Rombach et al. 2022.
+
+    Its parts work alone and may be replaced: vae, unet, text (modules), tokenizer, schedule, prediction.
+    """
+
+    def __init__(self, vae: VAE, unet: UNet, text: CLIPText, prediction: Prediction = "eps", size: int = 512,
+                 guidance: float = 7.5, vocabulary: Tensor | None = None, name: str = ""):
+        self.vae, self.unet, self.text = vae, unet, text
+        self.tokenizer, self.schedule, self.prediction = Tokenizer(), Schedule(), prediction
+        self.size, self.guidance = size, guidance       # native side in pixels; default guidance
+        self.vocabulary = vocabulary                    # token ids that the model was trained on; None: all
+        self.name = name                                # of the model, for the metadata of pictures
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, device: str = "auto", dtype: str | torch.dtype = "auto",
+             ema: bool = True) -> "Pipeline":
+        """Load .safetensors, .ckpt, .pt or a diffusers folder; None is the bundled model.
+
+        device "auto": a GPU where there is one.  dtype "auto": bfloat16 where the device computes in it, else float32.
+        `ema` takes EMA twins where the file has them.  Raises CheckpointError where the file does not fit.
+        """
+        path = Path(path) if path is not None else BUNDLED
+        device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(**load_parts(path, device, resolve_dtype(dtype, device), ema), name=path.name)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as one .safetensors file in the official layout."""
+        metadata = {"prediction": self.prediction, "size": self.size, "guidance": self.guidance}
+        save_parts(path, self.vae, self.unet, self.text, metadata, self.vocabulary)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.conv_in.weight.dtype
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts -> context [B 77 W].  Warns of words that are cut, or that the model never saw."""
+        self.warn_of_unseen(prompts)
+        return self.text(self.tokenizer(list(prompts)).to(self.device))
+
+    def warn_of_unseen(self, prompts: Sequence[str]) -> None:
+        """Warn where a model with a small vocabulary is asked for words outside it."""
+        if self.vocabulary is None:
+            return
+        known = set(self.vocabulary.tolist())
+        unseen = {word for p in prompts for word, ids in self.tokenizer.words(p) if not known.issuperset(ids)}
+        if unseen:
+            warnings.warn(f"{self.name} was trained without {', '.join(sorted(unseen))}; these words will not show",
+                          stacklevel=3)
+
+    @torch.no_grad()
+    def encode_image(self, image: Image.Image | Tensor) -> Tensor:
+        """Picture, PIL or [B 3 H W] in [-1, 1] -> latents [B 4 h w], scaled for the UNet.
+
+        Sides that are not multiples of 8 are padded by repeating the right and bottom edges.
+        """
+        x = to_tensor(image) if isinstance(image, Image.Image) else image
+        x = pad_to_multiple(x, self.vae.cfg.factor).to(self.device)
+        return self.vae.encode(x).mean * self.vae.cfg.scale_factor
+
+    @torch.no_grad()
+    def decode_latents(self, z: Tensor) -> Tensor:
+        """Latents [B 4 h w] (`step.z`) -> pictures [B 3 8h 8w], about [-1, 1], one at a time to save memory.
+
+        A 16-bit VAE that overflows is run once more in float32, with a warning.  Raises NonFiniteError.
+        """
+        images = torch.cat([self.vae.decode(one / self.vae.cfg.scale_factor) for one in z.split(1)])
+        if images.isfinite().all():
+            return images
+        dtype = self.vae.decoder.conv_in.weight.dtype
+        if dtype != torch.float32 and z.isfinite().all():
+            warnings.warn(f"the VAE overflowed in {dtype}; decoding once more in float32", stacklevel=2)
+            self.vae.float()
+            try:
+                return self.decode_latents(z)
+            finally:
+                self.vae.to(dtype)
+        raise NonFiniteError(f"the picture is not finite; {blame(self.vae, 'VAE')}")
+
+    def plan(self, prompt: str | Sequence[str], image: Image.Image | None = None, **settings) -> Plan:
+        """What `steps` and `__call__` would do, without doing it.  Raises ValueError for a setting out of range."""
+        s, prompts = Settings(**settings), [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise ValueError("prompt [] is empty; give a string, or at least one in a list")
+        width, height = image.size if image else (self.size, self.size)
+        sigmas = self.schedule.sigmas(s.steps, s.sigma_spacing)
+        if image:
+            sigmas = sigmas[-1 - max(1, math.floor((len(sigmas) - 1) * s.strength + 0.5)):]
+        s = replace(s, guidance=self.guidance if s.guidance is None else s.guidance, spacing=s.sigma_spacing)
+        return Plan(prompts, s, s.width or width, s.height or height, sigmas)
+
+    def steps(self, prompt: str | Sequence[str], *, image: Image.Image | None = None, **settings) -> Iterator[Step]:
+        """Yield every sampling step of a batch: progress, preview (`step.x0`), cancel by leaving the loop.
+
+        Arguments as for `__call__`; they are checked before any work.  `decode_latents(step.z)` makes pictures.
+        Raises ValueError for a setting out of range, NonFiniteError where numbers overflow.
+        """
+        return self.sample(self.plan(prompt, image, **settings), image)
+
+    @torch.no_grad()
+    def sample(self, plan: Plan, image: Image.Image | None = None) -> Iterator[Step]:
+        """The sampling loop: from noise, or from the noised latents of an input picture."""
+        s, sigmas, f = plan.settings, plan.sigmas, self.vae.cfg.factor
+        noise = seeded_noise(plan.seeds)
+        shape = len(plan.seeds), self.unet.cfg.out_channels, math.ceil(plan.height / f), math.ceil(plan.width / f)
+        unit = noise(torch.empty(shape, device=self.device))
+        if image is None:
+            x = math.hypot(1, sigmas[0]) * unit
+        else:
+            sized = image.resize((plan.width, plan.height), Image.Resampling.LANCZOS)
+            x = self.encode_image(sized) + sigmas[0] * unit
+        cond, uncond = self.encode_prompt(plan.prompts), self.encode_prompt([s.negative_prompt])
+        denoiser = Denoiser(self.unet, self.schedule, self.prediction)
+        denoise = CFG(denoiser, cond.repeat_interleave(s.count, dim=0), uncond, s.guidance)
+        extra = {"eta": s.eta} if s.sampler == "ddim" else {}
+        for step in SAMPLERS[s.sampler](denoise, x, sigmas, noise, **extra):
+            if not step.x.isfinite().all():
+                raise NonFiniteError(f"the latents are not finite after step {step.i + 1}; {blame(self.unet, 'UNet')}")
+            yield step
+
+    def __call__(self, prompt: str | Sequence[str], *, image: Image.Image | None = None,
+                 **settings) -> list[Image.Image]:
+        """Draw `count` pictures of each prompt, or with `image` redraw that picture.
+
+        `settings` are the fields of `Settings`; seeds run on over the pictures.  `info["ldm"]` of a picture holds what
+        remakes it.  Raises as `steps`.
+        """
+        plan = self.plan(prompt, image, **settings)
+        *_, last = self.sample(plan, image)
+        return self.finish(plan, last, image)
+
+    def finish(self, plan: Plan, step: Step, image: Image.Image | None = None) -> list[Image.Image]:
+        """Decode the last step to pictures of the planned size, each with its metadata."""
+        decoded = to_images(self.decode_latents(step.z)[:, :, : plan.height, : plan.width])
+        prompts = [p for p in plan.prompts for _ in range(plan.settings.count)]
+        return [with_metadata(picture, self.metadata(plan, prompt, seed, image))
+                for picture, prompt, seed in zip(decoded, prompts, plan.seeds, strict=True)]
+
+    def metadata(self, plan: Plan, prompt: str, seed: int, image: Image.Image | None) -> dict[str, Any]:
+        """All that remakes one picture of a batch alone."""
+        settings = asdict(replace(plan.settings, seed=seed, count=1))
+        if image is None:
+            settings |= {"width": plan.width, "height": plan.height}
+        else:
+            settings["image_sha256"] = hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
+        return {"prompt": prompt, **settings, "model": self.name, "dtype": str(self.dtype).removeprefix("torch."),
+                "version": version("ldm")}
+
+
+def blame(module: nn.Module, name: str) -> str:
+    """Whether a module's weights are the reason for numbers that are not finite."""
+    bad = [key for key, weight in module.state_dict().items() if not weight.isfinite().all()]
+    if bad:
+        return f"the {name}'s weights themselves hold such numbers ({', '.join(bad[:3])}); take another file"
+    return f"the {name}'s weights are finite, so the computation overflowed; try dtype float32 or less guidance"

@@ -1,0 +1,73 @@
+"""Settings: the one list of what a picture needs."""
+
+import argparse
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args
+
+from ldm.samplers import DEFAULT_SPACING, SAMPLERS, Spacing
+
+
+def setting(default: Any, type: type, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A field with what a command line needs to know about it."""
+    return field(default=default, metadata={"type": type, "help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a picture needs besides its prompt and input pictures.  Raises ValueError for a value out of range."""
+
+    negative_prompt: str = setting("", str, "what the picture shall not show")
+    steps: int = setting(30, int, "sampling steps, 1 to 999")
+    guidance: float | None = setting(None, float, "strength of the prompt; 1 is none (default: the model's, else 7.5)")
+    sampler: str = setting("ddim", str, "sampling method", tuple(SAMPLERS))
+    spacing: str | None = setting(None, str, "spacing of noise levels (default: the sampler's)", get_args(Spacing))
+    eta: float = setting(0.0, float, "fresh noise of ddim, 0 (none) to 1 (as ddpm)")
+    seed: int = setting(0, int, "seed of the first picture's noise; picture i has seed + i")
+    width: int | None = setting(None, int, "width in pixels, a multiple of 8 (default: the model's, or the input's)")
+    height: int | None = setting(None, int, "height in pixels, a multiple of 8 (default: the model's, or the input's)")
+    count: int = setting(1, int, "pictures per prompt")
+    strength: float = setting(0.75, float, "with an input picture: share of its steps to redo, above 0, up to 1")
+
+    def __post_init__(self) -> None:
+        within("steps", self.steps, 1, 999)
+        within("count", self.count, 1, 10**6)
+        within("eta", self.eta, 0, 1)
+        within("seed", self.seed, 0, 2**63 - 1 - self.count)
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler {self.sampler!r} is unknown; try one of {', '.join(SAMPLERS)}")
+        if self.spacing is not None and self.spacing not in get_args(Spacing):
+            raise ValueError(f"spacing {self.spacing!r} is unknown; try one of {', '.join(get_args(Spacing))}")
+        if self.eta and self.sampler != "ddim":
+            raise ValueError(f"eta {self.eta} has no meaning for sampler {self.sampler!r}; use it with ddim")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength {self.strength} is not above 0 and up to 1; try 0.75")
+        if self.guidance is not None:
+            within("guidance", self.guidance, 0, 1000)
+        for name, value in (("width", self.width), ("height", self.height)):
+            if value is not None and (value < 8 or value % 8):
+                raise ValueError(f"{name} {value} is not a multiple of 8; try {max(8, (value + 4) // 8 * 8)}")
+
+    @property
+    def sigma_spacing(self) -> Spacing:
+        """The spacing asked for, or the sampler's default."""
+        return self.spacing or DEFAULT_SPACING[self.sampler]  # pyright: ignore[reportReturnType]
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Raises ValueError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} {value} is outside {low}..{high}; try {min(max(value, low), high)}")
+
+
+def add_arguments(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
+    """Give a command line one flag per setting: --negative-prompt, --steps, ..."""
+    for f in fields(Settings):
+        if f.name not in without:
+            told = "" if f.default in (None, "") else " (default %(default)s)"
+            parser.add_argument(f"--{f.name.replace('_', '-')}", type=f.metadata["type"], default=f.default,
+                                choices=f.metadata["choices"], help=f.metadata["help"] + told)
+
+
+def from_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings among parsed arguments, as keywords for the pipeline."""
+    return {f.name: getattr(args, f.name) for f in fields(Settings) if hasattr(args, f.name)}

@@ -1,0 +1,54 @@
+"""What the command lines share: flags, progress, one-line errors."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from ldm import NonFiniteError, Pipeline
+from ldm.images import check_target, save_image
+from ldm.pipeline import Plan
+from ldm.settings import add_arguments
+
+
+def parser(doc: str | None, without: tuple[str, ...] = ()) -> argparse.ArgumentParser:
+    """A parser with the flags of a model, the settings and the output."""
+    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--ckpt", type=Path, help=".safetensors, .ckpt, .pt or diffusers folder (default: bundled model)")
+    p.add_argument("--out", type=Path, default=Path("out"), help="folder, or .png file, to write (default out)")
+    add_arguments(p, without)
+    p.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    p.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"],
+                   help="precision (default: bfloat16 where the hardware has it)")
+    p.add_argument("--no-ema", action="store_true", help="take the raw weights of a file that has EMA twins")
+    return p
+
+
+def draw(pipe: Pipeline, plan: Plan, out: Path, image: Image.Image | None = None) -> None:
+    """Sample with a progress bar, decode, save; prints the path of each picture."""
+    *_, last = tqdm(pipe.sample(plan, image), total=len(plan.sigmas) - 1, unit="step")
+    for picture in pipe.finish(plan, last, image):
+        print(save_image(picture, out))
+
+
+def load(args: argparse.Namespace) -> Pipeline:
+    """The pipeline that the flags ask for, after a look at the output, so that no work is lost."""
+    check_target(args.out)
+    return Pipeline.load(args.ckpt, device=args.device, dtype=args.dtype, ema=not args.no_ema)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main`; a user's mistake becomes one line on stderr and exit code 2, an interrupt 130."""
+    name = Path(sys.argv[0]).stem
+    warnings.showwarning = lambda message, *_, **__: print(f"{name}: {message}", file=sys.stderr)
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, OSError, NonFiniteError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)

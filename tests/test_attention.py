@@ -1,0 +1,46 @@
+"""The shared attention against the formula written out."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from ldm.attention import attention
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, head by head, query by query."""
+    outs = []
+    for q_h, k_h, v_h in zip(q.chunk(heads, -1), k.chunk(heads, -1), v.chunk(heads, -1), strict=True):
+        rows = []
+        for i in range(q.shape[1]):
+            seen = i + 1 if causal else k.shape[1]
+            scores = torch.einsum("bd,bsd->bs", q_h[:, i], k_h[:, :seen]) / math.sqrt(q_h.shape[-1])
+            rows.append(torch.einsum("bs,bsd->bd", scores.softmax(-1), v_h[:, :seen]))
+        outs.append(torch.stack(rows, 1))
+    return torch.cat(outs, -1)
+
+
+@pytest.mark.parametrize(("queries", "keys", "heads", "causal"),
+                         [(5, 5, 1, False), (6, 3, 4, False), (5, 5, 2, True), (1, 9, 8, False)])
+def test_attention_equals_the_formula(queries, keys, heads, causal):
+    g = torch.Generator().manual_seed(0)
+    q = torch.randn(2, queries, 16, generator=g, dtype=torch.float64)
+    k, v = torch.randn(2, 2, keys, 16, generator=g, dtype=torch.float64)
+    assert_close(attention(q, k, v, heads, causal), written_out(q, k, v, heads, causal), rtol=1e-12, atol=1e-12)
+
+
+def test_causal_attention_does_not_see_later_tokens():
+    q, k, v = torch.randn(3, 1, 6, 8)
+    out = attention(q, k, v, heads=2, causal=True)
+    k[:, 4:], v[:, 4:] = 7, 7
+    changed = attention(q, k, v, heads=2, causal=True)
+    assert_close(changed[:, :4], out[:, :4])
+    assert not torch.allclose(changed[:, 4:], out[:, 4:])
+
+
+def test_heads_must_divide_the_channels():
+    with pytest.raises(Exception, match="(?i)divisible|divide"):
+        attention(*torch.randn(3, 1, 4, 10), heads=3)

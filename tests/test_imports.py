@@ -1,0 +1,95 @@
+"""Who may import whom: read from the source, and seen in fresh interpreters."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LDM = ROOT / "ldm"
+
+# Component: what it may import beside the standard library and itself
+LEAVES = {"ldm.naming", "ldm.files", "ldm.attention"}
+NETWORK = {"torch", "einops", "ldm.attention", "ldm.naming"}
+PARTS = {"ldm.vae", "ldm.unet", "ldm.text", "ldm.samplers", "ldm.weights", "ldm.images", "ldm.files"}
+ALLOWED = {
+    "naming": set(),
+    "files": set(),
+    "attention": {"torch", "einops"},
+    "vae": NETWORK,
+    "unet": NETWORK,
+    "text": NETWORK | {"regex"},
+    "samplers": {"torch"},
+    "weights": {"torch", "numpy", "safetensors", "ldm.files", "ldm.naming"},
+    "images": {"torch", "numpy", "PIL", "ldm.files"},
+    "settings": {"ldm.samplers"},
+    "training": PARTS | {"torch", "numpy", "PIL", "matplotlib", "safetensors"},
+    "loading": PARTS | {"torch"},
+    "pipeline": PARTS | {"torch", "numpy", "PIL", "ldm.settings", "ldm.loading"},
+}
+
+
+def component(module: str) -> str:
+    """ldm.vae.blocks -> ldm.vae; torch.nn -> torch."""
+    return ".".join(module.split(".")[: 2 if module.startswith("ldm.") else 1])
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Components and packages that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (component(alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}:{node.lineno}: write imports in full"
+            if node.module == "ldm":
+                yield from (f"ldm.{alias.name}" for alias in node.names)
+            else:
+                yield component(node.module)
+
+
+def files(name: str) -> list[Path]:
+    return sorted((LDM / name).rglob("*.py")) or [LDM / f"{name}.py"]
+
+
+def test_every_component_has_a_rule():
+    present = {path.stem for path in LDM.glob("*.py")} | {path.parent.name for path in LDM.glob("*/__init__.py")}
+    assert present - {"__init__", "bundled"} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_component_imports_only_what_it_may(name):
+    allowed = ALLOWED[name] | {f"ldm.{name}"} | sys.stdlib_module_names
+    found = {(path.name, module) for path in files(name) for module in imported(path) if module not in allowed}
+    assert not found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_nothing_in_the_library_imports_a_script(path):
+    assert not [file for file in LDM.rglob("*.py") if {path.stem, "scripts"} & set(imported(file))]
+
+
+def loaded_by(module: str) -> set[str]:
+    """Components and packages in a fresh interpreter that has imported one module."""
+    code = f"import json, sys, {module}; print(json.dumps(list(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {component(name) for name in json.loads(result.stdout)}
+
+
+HEAVY = {"torchvision", "open_clip", "transformers", "diffusers", "PIL", "matplotlib"}
+
+
+@pytest.mark.parametrize("name", ["vae", "unet", "text", "samplers", "weights"])
+def test_component_imports_alone(name):
+    loaded = loaded_by(f"ldm.{name}")
+    assert {module for module in loaded if module.startswith("ldm.")} - LEAVES == {f"ldm.{name}"}
+    assert not loaded & HEAVY
+
+
+def test_import_ldm_costs_nothing():
+    loaded = loaded_by("ldm")
+    assert not loaded & (HEAVY | {"torch", "numpy"})
+    assert {module for module in loaded if module.startswith("ldm.")} == set()

@@ -1,0 +1,60 @@
+"""Tiny VAEs with random weights, and diffusers' autoencoder with the same."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from ldm.vae import VAE, VAEConfig
+from ldm.vae.names import rows
+
+TINY = VAEConfig(channels=32, multipliers=(1, 2, 2), groups=8)
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Every parameter random, the norms' too; features keep a variance of about 1."""
+    g = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5, generator=g)
+        else:
+            nn.init.uniform_(parameter, -0.5, 1.5, generator=g)
+    return model.requires_grad_(False)
+
+
+def reference(model: VAE) -> nn.Module:
+    """diffusers' autoencoder, with our weights by the names of our rows; its attention is linear, ours 1x1 convolutions."""
+    from diffusers import AutoencoderKL
+
+    cfg = model.cfg
+    levels = len(cfg.multipliers)
+    with torch.device("meta"):
+        theirs = AutoencoderKL(
+            in_channels=cfg.image_channels, out_channels=cfg.image_channels, latent_channels=cfg.latent_channels,
+            block_out_channels=tuple(cfg.widths), layers_per_block=cfg.res_blocks, norm_num_groups=cfg.groups,
+            down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels)
+    names = {ours: diffusers for ours, _, diffusers in rows(cfg)}
+    renamed, expected = {}, theirs.state_dict()
+    for name, tensor in model.state_dict().items():
+        module, _, parameter = name.rpartition(".")
+        new = f"{names[module]}.{parameter}"
+        renamed[new] = tensor.reshape(expected[new].shape)
+    theirs.load_state_dict(renamed, assign=True)
+    return theirs.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def randomised() -> Callable[[nn.Module], nn.Module]:
+    return randomise
+
+
+@pytest.fixture(scope="session")
+def diffusers_vae() -> Callable[[VAE], nn.Module]:
+    return reference
+
+
+@pytest.fixture
+def tiny() -> VAE:
+    """Three levels (factor 4)."""
+    return randomise(VAE(TINY))
