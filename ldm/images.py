@@ -17,12 +17,17 @@ from ldm.files import write_atomically
 KEY = "ldm"                                             # of our JSON in a picture's metadata
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """Pillow image -> [1 3 H W] float32 in [-1, 1]; transparency is laid on white."""
+def on_white(image: Image.Image) -> Image.Image:
+    """Pillow image of any mode -> RGB; what is transparent shows white."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return image.convert("RGB")
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Pillow image -> [1 3 H W] float32 in [-1, 1]; transparency is laid on white."""
+    return torch.from_numpy(np.array(on_white(image))).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def to_images(x: Tensor) -> list[Image.Image]:

@@ -18,6 +18,20 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 PREDICTIONS = ("eps", "v", "x0")
 
 
+def resolve_device(device: str) -> str:
+    """"auto" -> "cuda" where there is a GPU, else "cpu"; another name as it is.
+
+    Raises ValueError for a device that is unknown or not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:     # PyTorch without CUDA asserts
+        raise ValueError(f"device {device!r} cannot be used here; try auto or cpu") from error
+    return device
+
+
 def resolve_dtype(dtype: str | torch.dtype, device: str) -> torch.dtype:
     """"auto", a name or a torch.dtype -> dtype to compute in.  "auto" is bfloat16 where the device has it in hardware.
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -11,10 +12,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from ldm.images import pad_to_multiple, to_images, to_tensor, with_metadata
-from ldm.loading import load_parts, resolve_dtype, save_parts
+from ldm.images import on_white, pad_to_multiple, to_images, to_tensor, with_metadata
+from ldm.loading import load_parts, resolve_device, resolve_dtype, save_parts
 from ldm.samplers import CFG, SAMPLERS, Denoiser, Prediction, Schedule, Step, seeded_noise
 from ldm.settings import Settings
 from ldm.text import CLIPText, Tokenizer
@@ -64,10 +65,11 @@ class Pipeline:
         """Load .safetensors, .ckpt, .pt or a diffusers folder; None is the bundled model.
 
         device "auto": a GPU where there is one.  dtype "auto": bfloat16 where the device computes in it, else float32.
-        `ema` takes EMA twins where the file has them.  Raises CheckpointError where the file does not fit.
+        `ema` takes EMA twins where the file has them.
+        Raises CheckpointError where the file does not fit, ValueError for an unknown device or dtype.
         """
         path = Path(path) if path is not None else BUNDLED
-        device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        device = resolve_device(device)
         return cls(**load_parts(path, device, resolve_dtype(dtype, device), ema), name=path.name)
 
     def save(self, path: str | Path) -> None:
@@ -126,7 +128,7 @@ class Pipeline:
                 return self.decode_latents(z)
             finally:
                 self.vae.to(dtype)
-        raise NonFiniteError(f"the picture is not finite; {blame(self.vae, 'VAE')}")
+        raise NonFiniteError(f"the picture is not finite; {self.blame()}")
 
     def plan(self, prompt: str | Sequence[str], image: Image.Image | None = None, **settings) -> Plan:
         """What `steps` and `__call__` would do, without doing it.  Raises ValueError for a setting out of range."""
@@ -158,7 +160,7 @@ class Pipeline:
         if image is None:
             x = math.hypot(1, sigmas[0]) * unit
         else:
-            sized = image.resize((plan.width, plan.height), Image.Resampling.LANCZOS)
+            sized = on_white(image).resize((plan.width, plan.height), Image.Resampling.LANCZOS)
             x = self.encode_image(sized) + sigmas[0] * unit
         cond, uncond = self.encode_prompt(plan.prompts), self.encode_prompt([s.negative_prompt])
         denoiser = Denoiser(self.unet, self.schedule, self.prediction)
@@ -166,7 +168,7 @@ class Pipeline:
         extra = {"eta": s.eta} if s.sampler == "ddim" else {}
         for step in SAMPLERS[s.sampler](denoise, x, sigmas, noise, **extra):
             if not step.x.isfinite().all():
-                raise NonFiniteError(f"the latents are not finite after step {step.i + 1}; {blame(self.unet, 'UNet')}")
+                raise NonFiniteError(f"the latents are not finite after step {step.i + 1}; {self.blame()}")
             yield step
 
     def __call__(self, prompt: str | Sequence[str], *, image: Image.Image | None = None,
@@ -177,7 +179,7 @@ class Pipeline:
         remakes it.  Raises as `steps`.
         """
         plan = self.plan(prompt, image, **settings)
-        *_, last = self.sample(plan, image)
+        last = deque(self.sample(plan, image), maxlen=1).pop()
         return self.finish(plan, last, image)
 
     def finish(self, plan: Plan, step: Step, image: Image.Image | None = None) -> list[Image.Image]:
@@ -193,14 +195,14 @@ class Pipeline:
         if image is None:
             settings |= {"width": plan.width, "height": plan.height}
         else:
-            settings["image_sha256"] = hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
+            settings["image_sha256"] = hashlib.sha256(on_white(image).tobytes()).hexdigest()
         return {"prompt": prompt, **settings, "model": self.name, "dtype": str(self.dtype).removeprefix("torch."),
                 "version": version("ldm")}
 
-
-def blame(module: nn.Module, name: str) -> str:
-    """Whether a module's weights are the reason for numbers that are not finite."""
-    bad = [key for key, weight in module.state_dict().items() if not weight.isfinite().all()]
-    if bad:
-        return f"the {name}'s weights themselves hold such numbers ({', '.join(bad[:3])}); take another file"
-    return f"the {name}'s weights are finite, so the computation overflowed; try dtype float32 or less guidance"
+    def blame(self) -> str:
+        """Whether the weights are the reason for numbers that are not finite."""
+        for name, module in (("UNet", self.unet), ("VAE", self.vae), ("text encoder", self.text)):
+            bad = [key for key, weight in module.state_dict().items() if not weight.isfinite().all()]
+            if bad:
+                return f"the {name}'s weights themselves hold such numbers ({', '.join(bad[:3])}); take another file"
+        return "all weights are finite, so the computation overflowed; try dtype float32 or less guidance"

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def parser(doc: str | None, without: tuple[str, ...] = ()) -> argparse.ArgumentP
 
 def draw(pipe: Pipeline, plan: Plan, out: Path, image: Image.Image | None = None) -> None:
     """Sample with a progress bar, decode, save; prints the path of each picture."""
-    *_, last = tqdm(pipe.sample(plan, image), total=len(plan.sigmas) - 1, unit="step")
-    for picture in pipe.finish(plan, last, image):
+    steps = tqdm(pipe.sample(plan, image), total=len(plan.sigmas) - 1, unit="step")
+    for picture in pipe.finish(plan, deque(steps, maxlen=1).pop(), image):
         print(save_image(picture, out))
 
 

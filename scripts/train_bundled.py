@@ -17,7 +17,7 @@ from ldm import Pipeline
 
 HERE = Path(__file__).parent
 VAE = ["--steps", "3600", "--batch", "16", "--lr", "0.002", "--every", "200", "--bf16"]
-UNET = ["--steps", "4500", "--batch", "32", "--lr", "0.001", "--every", "300", "--bf16"]
+UNET = ["--steps", "4000", "--batch", "32", "--lr", "0.001", "--every", "250", "--bf16"]
 
 
 def stage(script: str, *args: str | Path, unless: Path | None = None) -> None:
@@ -35,7 +35,7 @@ def main() -> None:
           unless=all_objects / "metadata.jsonl")
     stage("train_vae.py", "--data", all_objects, "--out", vae, *VAE, unless=vae / "vae.safetensors")
     stage("emoji.py", "--source", npm, "--out", named, unless=named / "metadata.jsonl")
-    stage("train_unet.py", "--data", named, "--vae", vae / "vae.safetensors", "--out", unet, *UNET)    # resumes by itself
+    stage("train_unet.py", "--data", named, "--vae", vae / "vae.safetensors", "--out", unet, *UNET)  # resumes itself
     Pipeline.load(unet / "model.safetensors", device="cpu", dtype=torch.float16).save(work / "bundled.safetensors")
 
 

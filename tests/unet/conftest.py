@@ -54,7 +54,7 @@ def reference(model: UNet) -> nn.Module:
             down_block_types=down, up_block_types=[name.replace("Down", "Up") for name in reversed(down)],
             layers_per_block=cfg.res_blocks, transformer_layers_per_block=cfg.depth,
             cross_attention_dim=cfg.context_width, norm_num_groups=cfg.groups, use_linear_projection=cfg.linear_proj,
-            attention_head_dim=tuple(map(cfg.heads_of, cfg.widths)),            # the number of heads, in spite of its name
+            attention_head_dim=tuple(map(cfg.heads_of, cfg.widths)),        # the number of heads, in spite of its name
             only_cross_attention=cfg.cross_only, num_class_embeds=cfg.classes)
     names = {ours: diffusers for ours, _, diffusers in rows(cfg)}
     renamed = {}

@@ -24,7 +24,10 @@ def randomise(model: nn.Module) -> nn.Module:
 
 
 def reference(model: VAE) -> nn.Module:
-    """diffusers' autoencoder, with our weights by the names of our rows; its attention is linear, ours 1x1 convolutions."""
+    """diffusers' autoencoder, with our weights by the names of our rows.
+
+    Its attention has linear layers where the official files, and we, have 1x1 convolutions.
+    """
     from diffusers import AutoencoderKL
 
     cfg = model.cfg

@@ -1,0 +1,31 @@
+"""A tiny random model of the official family, as a file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ldm import Pipeline
+from ldm.loading import save_parts
+from ldm.text import CLIPText, CLIPTextConfig
+from ldm.unet import UNet, UNetConfig
+from ldm.vae import VAE, VAEConfig
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A .safetensors file: UNet of two levels, VAE f8, text of one layer; native size 64, guidance 3."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    torch.manual_seed(0)
+    unet = UNet(UNetConfig(channels=32, multipliers=(1, 2), attn_levels=(True, False), cross_only=(False, False),
+                           res_blocks=1, context_width=64))
+    vae = VAE(VAEConfig(channels=32, multipliers=(1, 1, 2, 2), res_blocks=1, groups=8))
+    text = CLIPText(CLIPTextConfig(width=64, layers=1))
+    save_parts(path, vae, unet, text, {"prediction": "eps", "size": 64, "guidance": 3.0})
+    return path
+
+
+@pytest.fixture
+def pipe(tiny_model: Path) -> Pipeline:
+    """The tiny model in float32, fresh for each test."""
+    return Pipeline.load(tiny_model, "cpu", "float32")

@@ -1,0 +1,80 @@
+"""Settings: ranges, command-line flags, JSON."""
+
+import argparse
+import json
+from dataclasses import asdict, fields
+
+import pytest
+
+from ldm import Settings
+from ldm.settings import add_arguments, from_arguments
+
+OTHER = {"negative_prompt": "blur", "steps": 7, "guidance": 2.5, "sampler": "heun", "spacing": "karras", "seed": 11,
+         "width": 72, "height": 136, "count": 3, "strength": 0.25}
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("steps", 0, "steps 0 is outside 1..999; try 1"),
+    ("steps", 1000, "steps 1000 is outside 1..999; try 999"),
+    ("count", 0, "count 0 is outside 1..1000000; try 1"),
+    ("eta", 1.5, "eta 1.5 is outside 0..1; try 1"),
+    ("seed", -1, f"seed -1 is outside 0..{2**63 - 2}; try 0"),
+    ("guidance", -1.0, "guidance -1.0 is outside 0..1000; try 0"),
+    ("guidance", float("nan"), "guidance nan is outside 0..1000"),
+    ("strength", 0, "strength 0 is not above 0 and up to 1; try 0.75"),
+    ("strength", 1.01, "strength 1.01 is not above 0 and up to 1; try 0.75"),
+    ("width", 500, "width 500 is not a multiple of 8; try 504"),
+    ("height", 0, "height 0 is not a multiple of 8; try 8"),
+    ("height", -64, "height -64 is not a multiple of 8; try 8"),
+])
+def test_settings_refuses_values_out_of_range(name, value, message):
+    with pytest.raises(ValueError) as error:
+        Settings(**{name: value})
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["sampler", "spacing"])
+def test_settings_names_what_it_knows(name):
+    choices = next(f.metadata["choices"] for f in fields(Settings) if f.name == name)
+    with pytest.raises(ValueError, match=f"{name} 'lms' is unknown; try one of {', '.join(choices)}"):
+        Settings(**{name: "lms"})
+
+
+@pytest.mark.parametrize("edge", [{"steps": 1}, {"steps": 999}, {"eta": 1.0}, {"strength": 1}, {"strength": 1e-9},
+                                  {"guidance": 0}, {"guidance": 1000}, {"width": 8}, {"seed": 2**63 - 2}])
+def test_settings_takes_the_ends_of_ranges(edge):
+    assert asdict(Settings(**edge)).items() >= edge.items()
+
+
+def test_settings_eta_is_of_ddim_alone():
+    assert Settings(sampler="ddim", eta=0.5).eta == 0.5
+    with pytest.raises(ValueError, match="eta 0.5 has no meaning for sampler 'euler'; use it with ddim"):
+        Settings(sampler="euler", eta=0.5)
+
+
+def test_settings_survive_json():
+    settings = Settings(**OTHER)
+    assert Settings(**json.loads(json.dumps(asdict(settings)))) == settings
+    assert Settings(**json.loads(json.dumps(asdict(Settings())))) == Settings()
+
+
+def parse(*words: str, without: tuple[str, ...] = ()) -> dict:
+    p = argparse.ArgumentParser()
+    add_arguments(p, without)
+    return from_arguments(p.parse_args(words))
+
+
+def test_settings_arguments_give_the_same_settings():
+    words = [word for name, value in OTHER.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert Settings(**parse(*words)) == Settings(**OTHER)
+    assert Settings(**parse()) == Settings()
+    assert "strength" not in parse(without=("strength",))
+
+
+def test_settings_are_all_explained():
+    p = argparse.ArgumentParser()
+    add_arguments(p)
+    text = p.format_help()
+    for f in fields(Settings):
+        assert f"--{f.name.replace('_', '-')}" in text
+        assert f.metadata["help"] and (f.default in (None, "") or f"(default {f.default})" in " ".join(text.split()))
