@@ -29,6 +29,13 @@ def parser(doc: str | None, without: tuple[str, ...] = ()) -> argparse.ArgumentP
     return p
 
 
+def positive(text: str) -> int:
+    """A number of things on a command line: 1 or more."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return int(text)
+
+
 def draw(pipe: Pipeline, plan: Plan, out: Path, image: Image.Image | None = None) -> None:
     """Sample with a progress bar, decode, save; prints the path of each picture."""
     steps = tqdm(pipe.sample(plan, image), total=len(plan.sigmas) - 1, unit="step")

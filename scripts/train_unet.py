@@ -11,6 +11,7 @@ import argparse
 import math
 from pathlib import Path
 
+import cli
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,18 +20,17 @@ from tqdm import tqdm
 
 from ldm.files import write_atomically
 from ldm.images import to_images
-from ldm.samplers import CFG, SAMPLERS, Denoiser, Schedule, seeded_noise
+from ldm.samplers import CFG, SAMPLERS, Denoiser, Prediction, Schedule, seeded_noise
 from ldm.text import CLIPText, CLIPTextConfig, Tokenizer
-from ldm.text.names import rows as text_rows
+from ldm.text import names as text_names
 from ldm.training.data import Captions, ImageFolder, batch_indices, generator, split
 from ldm.training.ema import EMA
 from ldm.training.latents import cached_latents
 from ldm.training.progress import Losses, cosine, grid, load_state, save_state
 from ldm.unet import UNet, UNetConfig
-from ldm.unet.names import rows as unet_rows
+from ldm.unet import names as unet_names
 from ldm.vae import VAE
-from ldm.vae.names import config_from
-from ldm.vae.names import rows as vae_rows
+from ldm.vae import names as vae_names
 from ldm.weights import fill, open_checkpoint, save_checkpoint
 
 
@@ -39,38 +39,41 @@ def parse() -> argparse.Namespace:
     p.add_argument("--data", type=Path, required=True, help="folder of pictures with captions")
     p.add_argument("--vae", type=Path, required=True, help="file of the VAE")
     p.add_argument("--out", type=Path, required=True, help="folder to write; an interrupted run there is resumed")
-    p.add_argument("--size", type=int, default=128, help="side in pixels, a multiple of 8 (default 128)")
-    p.add_argument("--channels", type=int, default=96, help="width of the first level (default 96)")
-    p.add_argument("--multipliers", type=int, nargs="+", default=[1, 2, 2], help="width per level (default 1 2 2)")
+    p.add_argument("--size", type=cli.positive, default=128, help="side in pixels, a multiple of 8 (default 128)")
+    p.add_argument("--channels", type=cli.positive, default=96, help="width of the first level (default 96)")
+    p.add_argument("--multipliers", type=cli.positive, nargs="+", default=[1, 2, 2],
+                   help="width per level over the first (default 1 2 2)")
     p.add_argument("--attn", type=int, nargs="+", default=[0, 1, 1], help="transformers per level (default 0 1 1)")
-    p.add_argument("--res-blocks", type=int, default=1, help="ResBlocks per level (default 1)")
-    p.add_argument("--heads", type=int, default=4, help="attention heads of the UNet (default 4)")
-    p.add_argument("--groups", type=int, default=16, help="groups of the UNet's GroupNorms (default 16)")
-    p.add_argument("--text-width", type=int, default=256, help="text encoder, a multiple of 64 (default 256)")
-    p.add_argument("--text-layers", type=int, default=2, help="layers of the text encoder (default 2)")
+    p.add_argument("--res-blocks", type=cli.positive, default=1, help="ResBlocks per level (default 1)")
+    p.add_argument("--heads", type=cli.positive, default=4, help="attention heads of the UNet (default 4)")
+    p.add_argument("--groups", type=cli.positive, default=16, help="groups of the UNet's GroupNorms (default 16)")
+    p.add_argument("--text-width", type=cli.positive, default=256, help="text encoder, a multiple of 64 (default 256)")
+    p.add_argument("--text-layers", type=cli.positive, default=2, help="layers of the text encoder (default 2)")
     p.add_argument("--prediction", choices=["eps", "v", "x0"], default="v", help="what the UNet learns (default v)")
     p.add_argument("--guidance", type=float, default=4.0, help="guidance of samples, stored as the default (default 4)")
     p.add_argument("--drop", type=float, default=0.1, help="share of captions dropped for guidance (default 0.1)")
-    p.add_argument("--steps", type=int, default=5000, help="training steps (default 5000)")
-    p.add_argument("--batch", type=int, default=32, help="latents per step (default 32)")
+    p.add_argument("--steps", type=cli.positive, default=5000, help="training steps (default 5000)")
+    p.add_argument("--batch", type=cli.positive, default=32, help="latents per step (default 32)")
     p.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of AdamW (default 0.001)")
     p.add_argument("--warmup", type=int, default=200, help="steps of learning-rate warm-up (default 200)")
     p.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights (default 0.999)")
-    p.add_argument("--held-out", type=int, default=128, help="pictures kept for evaluation (default 128)")
-    p.add_argument("--every", type=int, default=250, help="steps between checkpoints and evaluations (default 250)")
+    p.add_argument("--held-out", type=cli.positive, default=128, help="pictures kept for evaluation (default 128)")
+    p.add_argument("--every", type=cli.positive, default=250,
+                   help="steps between checkpoints and evaluations (default 250)")
     p.add_argument("--seed", type=int, default=0, help="seed of weights, order and noise (default 0)")
     p.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
     p.add_argument("--compile", action="store_true", help="torch.compile the networks (needs a C++ compiler)")
     return p.parse_args()
 
 
-def load_vae(path: Path) -> tuple[VAE, dict]:
-    """The VAE of a VAE file or full model, in float32, and the file's metadata."""
+def load_vae(path: Path) -> VAE:
+    """The VAE of a VAE file or full model, in float32."""
     source = open_checkpoint(path, expect="vae")
+    part, told = source.parts["vae"], source.metadata
     with torch.device("meta"):
-        vae = VAE(config_from(source.parts["vae"].shapes, groups=source.metadata.get("vae_groups", 32)))
-    fill(vae, vae_rows(vae.cfg), source.parts["vae"], torch.float32)
-    return vae.eval().requires_grad_(False), source.metadata
+        vae = VAE(vae_names.config_from(part.shapes, told.get("scale_factor", 0.18215), told.get("vae_groups", 32)))
+    fill(vae, vae_names.rows(vae.cfg), part, torch.float32)
+    return vae.eval().requires_grad_(False)
 
 
 class TextToNoise(nn.Module):
@@ -88,18 +91,19 @@ class TextToNoise(nn.Module):
 
 
 @torch.no_grad()
-def held_out_loss(model: nn.Module, latents: Tensor, ids: Tensor, schedule: Schedule, prediction) -> float:
+def held_out_loss(model: TextToNoise, latents: Tensor, ids: Tensor, schedule: Schedule,
+                  prediction: Prediction) -> float:
     """Loss on held-out latents, with the same timesteps and noise at every call."""
-    g = generator(0, 0)
-    t = torch.arange(len(latents)) * 1000 // len(latents)
-    noise = torch.randn(latents.shape, generator=g)
+    t = torch.arange(len(latents)) * schedule.timesteps // len(latents)
+    noise = torch.randn(latents.shape, generator=generator(0, 0))
     x, target = schedule.add_noise(latents, noise, t), schedule.target(latents, noise, t, prediction)
     parts = zip(x.split(64), t.split(64), ids.split(64), target.split(64), strict=True)
     return sum(F.mse_loss(model(a, b, c), d).item() * len(a) for a, b, c, d in parts) / len(x)
 
 
 @torch.no_grad()
-def draw(model: TextToNoise, vae: VAE, ids: Tensor, empty: Tensor, schedule: Schedule, args) -> Tensor:
+def draw(model: TextToNoise, vae: VAE, ids: Tensor, empty: Tensor, schedule: Schedule,
+         args: argparse.Namespace) -> Tensor:
     """One picture per row of token ids, DDIM, 20 steps -> [B 3 H W]."""
     denoise = CFG(Denoiser(model.unet, schedule, args.prediction), model.text(ids), model.text(empty), args.guidance)
     side = args.size // vae.cfg.factor
@@ -109,23 +113,38 @@ def draw(model: TextToNoise, vae: VAE, ids: Tensor, empty: Tensor, schedule: Sch
     return torch.cat([vae.decode(z / vae.cfg.scale_factor) for z in last.z.split(4)])
 
 
+def build(args: argparse.Namespace, words: int) -> TextToNoise:
+    """The networks that the flags describe, with a vocabulary of so many words, at their start."""
+    unet = UNetConfig(channels=args.channels, multipliers=tuple(args.multipliers), res_blocks=args.res_blocks,
+                      attn_levels=tuple(map(bool, args.attn)), cross_only=(False,) * len(args.attn),
+                      context_width=args.text_width, heads=args.heads, groups=args.groups)
+    torch.manual_seed(args.seed)
+    model = TextToNoise(unet, CLIPTextConfig(vocab=words, width=args.text_width, layers=args.text_layers))
+    return model.to(memory_format=torch.channels_last)
+
+
+def save(model: TextToNoise, ema: EMA, captions: Captions, vae: VAE, args: argparse.Namespace) -> None:
+    """Write the averaged weights and the VAE as one model."""
+    unet, text = ({name.removeprefix(part): weight for name, weight in ema.weights.items() if name.startswith(part)}
+                  for part in ("unet.", "text."))
+    states = {"unet": (unet, unet_names.rows(model.unet.cfg)), "vae": (vae.state_dict(), vae_names.rows(vae.cfg)),
+              "text": (captions.dense(text), text_names.rows(model.text.cfg))}
+    metadata = {"heads": args.heads, "groups": args.groups, "vae_groups": vae.cfg.groups, "size": args.size,
+                "scale_factor": vae.cfg.scale_factor, "prediction": args.prediction, "guidance": args.guidance}
+    save_checkpoint(args.out / "model.safetensors", states, metadata, captions.vocabulary)
+
+
 def main() -> None:
     args = parse()
+    vae, schedule, data = load_vae(args.vae), Schedule(), ImageFolder(args.data, args.size)
+    train, held = split(len(data), min(args.held_out, len(data) // 2))
     args.out.mkdir(parents=True, exist_ok=True)
-    vae, vae_metadata = load_vae(args.vae)
-    data, schedule = ImageFolder(args.data, args.size), Schedule()
     with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
         latents = cached_latents(args.out / "latents.safetensors", vae, data)
     captions = Captions(data.texts, Tokenizer())
-    train, held = split(len(data), min(args.held_out, len(data) // 2))
     held_latents, held_ids = latents[held].float(), captions.first(held)
 
-    torch.manual_seed(args.seed)
-    unet_cfg = UNetConfig(channels=args.channels, multipliers=tuple(args.multipliers), res_blocks=args.res_blocks,
-                          attn_levels=tuple(map(bool, args.attn)), cross_only=(False,) * len(args.attn),
-                          context_width=args.text_width, heads=args.heads, groups=args.groups)
-    text_cfg = CLIPTextConfig(vocab=len(captions.vocabulary), width=args.text_width, layers=args.text_layers)
-    model = TextToNoise(unet_cfg, text_cfg).to(memory_format=torch.channels_last)
+    model = build(args, len(captions.vocabulary))
     opt = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = EMA(model, args.ema)
     losses = Losses(args.out / "losses.csv", ["train", "held out"])
@@ -135,19 +154,10 @@ def main() -> None:
         start = load_state(state, **parts)["step"]
     network = torch.compile(model) if args.compile else model
 
-    def save() -> None:
-        text = captions.dense({k.removeprefix("text."): v for k, v in ema.weights.items() if k.startswith("text.")})
-        unet = {k.removeprefix("unet."): v for k, v in ema.weights.items() if k.startswith("unet.")}
-        states = {"unet": (unet, unet_rows(unet_cfg)), "text": (text, text_rows(text_cfg)),
-                  "vae": (vae.state_dict(), vae_rows(vae.cfg))}
-        metadata = {**vae_metadata, "heads": args.heads, "groups": args.groups, "prediction": args.prediction,
-                    "guidance": args.guidance, "size": args.size, "scale_factor": vae.cfg.scale_factor}
-        save_checkpoint(args.out / "model.safetensors", states, metadata, captions.vocabulary)
-
     def evaluate() -> float:
         with ema.applied(model):
             shown = draw(model, vae, held_ids[::max(len(held) // 24, 1)][:24], captions.empty, schedule, args)
-            write_atomically(args.out / "samples.png", grid(to_images(shown), 8).save)
+            write_atomically(args.out / "samples.png", grid(to_images(shown), min(8, len(shown))).save)
             return held_out_loss(model, held_latents, held_ids, schedule, args.prediction)
 
     if start == 0:
@@ -172,10 +182,10 @@ def main() -> None:
         if (step + 1) % args.every == 0 or step + 1 == args.steps:
             losses.add(step + 1, mean.item() / (step % args.every + 1), evaluate())
             losses.draw()
-            save()
+            save(model, ema, captions, vae, args)
             save_state(state, step=step + 1, **parts)
             mean = torch.zeros(())
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

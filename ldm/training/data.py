@@ -1,7 +1,7 @@
 """Folders of captioned pictures, and a fixed order to read them in."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from ldm.images import on_white, to_tensor
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
@@ -18,7 +20,8 @@ class ImageFolder:
 
     Captions come from `metadata.jsonl` ({"file_name": ..., "text": str or list of str}), else from a .txt beside each
     picture, else they are "".  Pictures are scaled to cover the square and cropped at the centre.
-    Raises ValueError where the folder is missing or holds no picture.
+    Transparency is laid on white.
+    Raises ValueError where the folder is missing, holds no picture, or its metadata.jsonl cannot be understood.
     """
 
     def __init__(self, folder: str | Path, size: int):
@@ -27,9 +30,10 @@ class ImageFolder:
             raise ValueError(f"{folder} is no folder; give a folder of pictures")
         listed = self.folder / "metadata.jsonl"
         if listed.exists():
-            entries = [json.loads(line) for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
-            self.files = [self.folder / e["file_name"] for e in entries]
-            self.texts = [[e["text"]] if isinstance(e["text"], str) else e["text"] for e in entries]
+            self.files, self.texts = [], []
+            for name, text in read_captions(listed):
+                self.files.append(self.folder / name)
+                self.texts.append([text] if isinstance(text, str) else text or [""])
         else:
             self.files = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES)
             beside = [p.with_suffix(".txt") for p in self.files]
@@ -41,22 +45,39 @@ class ImageFolder:
         return len(self.files)
 
     def __getitem__(self, i: int) -> tuple[Tensor, list[str]]:
-        image = Image.open(self.files[i]).convert("RGB")
+        with Image.open(self.files[i]) as file:
+            image = on_white(file)
         scale = self.size / min(image.size)
         if scale != 1:
             size = [max(self.size, round(side * scale)) for side in image.size]
             image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
         left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
         image = image.crop((left, top, left + self.size, top + self.size))
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1, self.texts[i]
+        return to_tensor(image)[0], self.texts[i]
 
     def batch(self, indices: list[int]) -> Tensor:
         """Images [B 3 size size] in [-1, 1]."""
         return torch.stack([self[i][0] for i in indices])
 
 
+def read_captions(path: Path) -> Iterator[tuple[str, str | list[str]]]:
+    """File name and caption, or captions, of each line of a metadata.jsonl.  Raises ValueError for another line."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            try:
+                entry = json.loads(line)
+                yield entry["file_name"], entry["text"]
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f'{path}, line {number} is not {{"file_name": ..., "text": ...}}; mend it') from error
+
+
 def split(count: int, held_out: int) -> tuple[list[int], list[int]]:
-    """Indices to train on and to hold out; the latter are spread evenly over the whole set."""
+    """Indices to train on and to hold out; the latter are spread evenly over the whole set.
+
+    Raises ValueError unless both are left with one at least.
+    """
+    if not 0 < held_out < count:
+        raise ValueError(f"{held_out} of {count} pictures cannot be held out; give at least 2 pictures, hold out 1")
     held = {i * count // held_out for i in range(held_out)}
     return [i for i in range(count) if i not in held], sorted(held)
 

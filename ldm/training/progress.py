@@ -19,10 +19,17 @@ def save_state(path: Path, **state: Any) -> None:
 
 
 def load_state(path: Path, **state: Any) -> dict[str, Any]:
-    """Load a checkpoint into the objects given by name; returns its plain values."""
+    """Load a checkpoint into the objects given by name; returns its plain values.
+
+    Raises ValueError where it is of a run with other settings.
+    """
     saved = torch.load(path, map_location="cpu", weights_only=True)
     for name, target in state.items():
-        target.load_state_dict(saved.pop(name))
+        try:
+            target.load_state_dict(saved.pop(name))
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} does not fit the {name}: it is of a run with other settings; give those, "
+                             "or write to another folder") from error
     return saved
 
 

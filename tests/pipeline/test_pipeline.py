@@ -42,7 +42,7 @@ def test_pipeline_draws_pictures_of_the_native_size(pipe):
     assert np.array(images[0]).std() > 1
 
 
-def test_pipeline_save_gives_the_same_model(pipe, tiny_model, tmp_path):
+def test_pipeline_save_gives_the_same_model(pipe, tmp_path):
     pipe.save(tmp_path / "again.safetensors")
     again = Pipeline.load(tmp_path / "again.safetensors", "cpu", "float32")
     for name in ("vae", "unet", "text"):
@@ -50,7 +50,6 @@ def test_pipeline_save_gives_the_same_model(pipe, tiny_model, tmp_path):
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
         assert getattr(pipe, name).cfg == getattr(again, name).cfg
     assert (again.size, again.guidance, again.prediction) == (64, 3.0, "eps")
-    assert (tmp_path / "again.safetensors").read_bytes() == tiny_model.read_bytes()
     assert pipe("a cat", **FAST)[0].tobytes() == again("a cat", **FAST)[0].tobytes()
 
 
@@ -283,7 +282,7 @@ def test_unseen_words_are_reported(pipe, tmp_path):
     assert torch.equal(small.vocabulary, pipe.vocabulary)
     expected = "small.safetensors was trained without blue, dog; these words will not show"
     with pytest.warns(UserWarning, match=expected):
-        small("a blue dog, a red cat".replace(",", ""), **FAST)
+        small("a blue dog a red cat", **FAST)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         images = small("a red strawberry cat", **FAST)

@@ -1,0 +1,134 @@
+"""Folders of pictures, their order, their captions."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+from PIL import Image
+
+from ldm.images import to_tensor
+from ldm.text import Tokenizer
+from ldm.training.data import Captions, ImageFolder, batch_indices, generator, random_crop, split
+
+TEXTS = [["a red disc", "disc in red"], ["a blue bar"], [""]]
+
+
+def test_folder_reads_metadata(shapes):
+    data = ImageFolder(shapes, 64)
+    assert len(data) == 24 and data.texts[0] == ["a red disc", "disc in red"]
+    image, texts = data[0]
+    assert texts == data.texts[0]
+    with Image.open(shapes / "red-disc.png") as file:
+        assert torch.equal(image, to_tensor(file)[0])
+    assert data.batch([0, 5]).shape == (2, 3, 64, 64)
+
+
+def test_folder_reads_text_files_beside_pictures(tmp_path):
+    (tmp_path / "below").mkdir()
+    for name in ("b.png", "a.jpg", "below/c.PNG"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "b.txt").write_text("a füchschen\n", encoding="utf-8")
+    (tmp_path / "below" / "notes.txt").write_text("nothing")
+    data = ImageFolder(tmp_path, 8)
+    assert [path.name for path in data.files] == ["a.jpg", "b.png", "c.PNG"]
+    assert data.texts == [[""], ["a füchschen"], [""]]
+
+
+@pytest.mark.parametrize(("text", "captions"), [("one", ["one"]), (["one", "two"], ["one", "two"]), ([], [""])])
+def test_folder_takes_one_caption_or_several(tmp_path, text, captions):
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "x.png", "text": text}) + "\n\n")
+    assert ImageFolder(tmp_path, 8).texts == [captions]
+
+
+@pytest.mark.parametrize("line", ['{"file_name": "x.png"}', "[1]", "no json"])
+def test_folder_says_which_line_is_wrong(tmp_path, line):
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "x.png", "text": "x"}\n' + line)
+    with pytest.raises(ValueError, match="metadata.jsonl, line 2 is not"):
+        ImageFolder(tmp_path, 8)
+
+
+def test_folder_without_pictures_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no picture"):
+        ImageFolder(tmp_path, 8)
+    with pytest.raises(ValueError, match="is no folder"):
+        ImageFolder(tmp_path / "nowhere", 8)
+
+
+def test_folder_covers_the_square_and_lays_on_white(tmp_path):
+    wide = Image.new("RGBA", (48, 16), (0, 0, 0, 0))
+    wide.paste((255, 0, 0, 255), (16, 0, 32, 16))       # the middle third is red, the rest transparent
+    wide.save(tmp_path / "wide.png")
+    image, _ = ImageFolder(tmp_path, 16)[0]
+    assert torch.equal(image, torch.tensor([1.0, -1, -1])[:, None, None].expand(3, 16, 16))
+    small, _ = ImageFolder(tmp_path, 8)[0]
+    assert small.shape == (3, 8, 8)
+    wide.crop((0, 0, 16, 16)).save(tmp_path / "wide.png")
+    assert ImageFolder(tmp_path, 16)[0][0].min() == 1
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(24, 6), (10, 3), (988, 128), (2, 1), (7, 6)])
+def test_split_is_disjoint_and_whole(count, held_out):
+    train, held = split(count, held_out)
+    assert len(held) == held_out and sorted(train + held) == list(range(count))
+
+
+@pytest.mark.parametrize("held_out", [0, 3, -1])
+def test_split_leaves_nothing_empty(held_out):
+    with pytest.raises(ValueError, match=f"{held_out} of 3 pictures cannot be held out"):
+        split(3, held_out)
+
+
+@pytest.mark.parametrize(("count", "batch"), [(10, 4), (7, 7), (3, 8)])
+def test_batches_cover_every_epoch_exactly_once(count, batch):
+    seen = [i for step in range(count * 2) for i in batch_indices(count, batch, seed=1, step=step)]
+    epochs = [seen[e * count : (e + 1) * count] for e in range(2 * batch)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) > 1                             # in another order each time
+    assert batch_indices(count, batch, seed=1, step=3) == seen[3 * batch : 4 * batch]
+
+
+def test_generator_depends_on_seed_and_step_alone():
+    draws = {(seed, step): torch.randn(4, generator=generator(seed, step)) for seed in (0, 1) for step in (0, 1)}
+    assert torch.equal(draws[0, 1], torch.randn(4, generator=generator(0, 1)))
+    assert len({tuple(x.tolist()) for x in draws.values()}) == 4
+
+
+def test_random_crop_takes_squares_from_everywhere():
+    rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
+    images = torch.stack([rows, columns, rows])[None].expand(400, -1, -1, -1)
+    crops = random_crop(images, 4, generator(0, 0))
+    corners = crops[:, :2, 0, 0].long()
+    assert set(map(tuple, corners.tolist())) == {(top, left) for top in range(3) for left in range(5)}
+    assert torch.equal(crops - crops[..., :1, :1], crops.new_zeros(400, 3, 4, 4) + images[:, :, :4, :4])
+    assert torch.equal(random_crop(images, 6, generator(0, 0))[:, 0], images[:, 0, :, :6])
+
+
+def test_captions_keep_the_vocabulary_that_occurs():
+    tokenizer = Tokenizer()
+    captions = Captions(TEXTS, tokenizer)
+    expected = tokenizer([text for several in TEXTS for text in several]).unique()
+    assert torch.equal(captions.vocabulary, expected)
+    ids = captions.vocabulary[captions.first([0, 1, 2])]
+    assert torch.equal(ids, tokenizer(["a red disc", "a blue bar", ""]))
+    assert torch.equal(captions.vocabulary[captions.empty], tokenizer([""]))
+
+
+def test_captions_draw_any_of_a_pictures_captions_and_drop_some():
+    captions, tokenizer = Captions(TEXTS, Tokenizer()), Tokenizer()
+    drawn = captions.vocabulary[captions.draw([0] * 3000, 0.1, generator(0, 0))]
+    counts = Counter(tokenizer.decode(row) for row in drawn)
+    assert set(counts) == {"a red disc", "disc in red", ""}
+    assert counts[""] == pytest.approx(300, abs=60)                     # 3.6 deviations
+    assert counts["a red disc"] == pytest.approx(1350, abs=110)         # 4 deviations
+    never = captions.vocabulary[captions.draw([1] * 50, 0.0, generator(0, 0))]
+    assert torch.equal(never, tokenizer(["a blue bar"] * 50))
+
+
+def test_captions_dense_puts_rows_in_their_places():
+    captions = Captions(TEXTS, Tokenizer())
+    rows, other = torch.randn(len(captions.vocabulary), 8), torch.randn(3)
+    dense = captions.dense({"token_embedding.weight": rows, "other": other})
+    assert dense["token_embedding.weight"].shape == (49408, 8) and dense["other"] is other
+    assert torch.equal(dense["token_embedding.weight"][captions.vocabulary], rows)
+    assert dense["token_embedding.weight"].count_nonzero() == rows.count_nonzero()
