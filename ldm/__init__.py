@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ldm.settings import Settings
     from ldm.weights import CheckpointError
 
+__version__ = "0.1.0"
 __all__ = ["CheckpointError", "NonFiniteError", "Pipeline", "Settings"]
 
 _HOME = {"CheckpointError": "ldm.weights", "NonFiniteError": "ldm.pipeline", "Pipeline": "ldm.pipeline",

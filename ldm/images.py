@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -18,7 +18,13 @@ KEY = "ldm"                                             # of our JSON in a pictu
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Pillow image of any mode -> RGB; what is transparent shows white."""
+    """Pillow image of any mode -> RGB, upright as its EXIF data say; what is transparent shows white.
+
+    Raises ValueError for 16-bit pictures, which Pillow would clip.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        raise ValueError(f"a picture of mode {image.mode} has more than 8 bits a channel; convert it to 8 bits first")
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -59,7 +65,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 def save_image(image: Image.Image, target: str | Path) -> Path:
     """Write a PNG with its metadata to a file, or into a folder under the next free number; returns its path.
 
-    Nothing is overwritten: where the file exists, a number is added to its name.  The file appears whole or not at all.
+    Nothing is overwritten: where the file exists, a number is added to its name.  Until the picture is whole, an empty
+    file holds the name.
     Raises ValueError where `target` has a suffix other than .png.
     """
     path = reserve(Path(target))

@@ -1,5 +1,8 @@
 """From a model file to the three components and back: what the formats (ldm.weights) and the components agree on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from ldm.unet import UNet
 from ldm.unet import names as unet_names
 from ldm.vae import VAE
 from ldm.vae import names as vae_names
-from ldm.weights import CheckpointError, fill, match, open_checkpoint, save_checkpoint
+from ldm.weights import Checkpoint, CheckpointError, fill, match, open_checkpoint, save_checkpoint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PREDICTIONS = ("eps", "v", "x0")
@@ -43,12 +46,52 @@ def resolve_dtype(dtype: str | torch.dtype, device: str) -> torch.dtype:
         if device.startswith("cuda"):
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            cpu = torch.cpu.get_capabilities() if device == "cpu" else {}
+            capabilities = getattr(torch.cpu, "get_capabilities", dict)     # newer than the oldest torch we run on
+            cpu = capabilities() if device == "cpu" else {}
             fast = bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
         return torch.bfloat16 if fast else torch.float32
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown; try auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What shapes cannot say: from a file's metadata, else the rules of Stable Diffusion 1."""
+
+    heads: int = 8                                      # of the UNet's attention
+    groups: int = 32                                    # of the UNet's GroupNorms
+    vae_groups: int = 32
+    scale_factor: float = 0.18215
+    prediction: str = "eps"
+    size: int = 512                                     # native side in pixels
+    guidance: float = 7.5
+
+
+def told(source: Checkpoint) -> Told:
+    """A file's metadata, checked.  Raises CheckpointError for a value that makes no sense."""
+    known = {f.name: source.metadata[f.name] for f in fields(Told) if f.name in source.metadata}
+    for name, value in known.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+        whole = number and value == int(value)
+        rules = {"prediction": value in PREDICTIONS, "scale_factor": number, "guidance": number or value == 0}
+        good = rules.get(name, whole)
+        if not good or (name == "size" and value % 8):
+            raise CheckpointError(f"{source.path} says {name} {value!r}, which makes no sense; correct its metadata")
+    return Told(**known)
+
+
+@contextmanager
+def shapes_of(source: Checkpoint) -> Iterator[None]:
+    """What fails inside, fails for the shapes of this file: a CheckpointError."""
+    try:
+        with torch.device("meta"):
+            yield
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{source.path} has tensors of shapes that fit no Stable Diffusion 1 model ({error}); "
+                              "take a file of the official layout") from error
 
 
 def load_parts(path: Path, device: str, dtype: torch.dtype, ema: bool) -> dict[str, Any]:
@@ -57,24 +100,32 @@ def load_parts(path: Path, device: str, dtype: torch.dtype, ema: bool) -> dict[s
     Raises CheckpointError where the file is missing, damaged, incomplete or of a family that is not supported.
     """
     source = open_checkpoint(path, ema)
-    told = source.metadata
-    if told.get("prediction", "eps") not in PREDICTIONS:
-        raise CheckpointError(f"{path} says prediction {told['prediction']!r}; known are {', '.join(PREDICTIONS)}")
+    say = told(source)
     shapes = {name: part.shapes for name, part in source.parts.items()}
-    with torch.device("meta"):
-        vae = VAE(vae_names.config_from(shapes["vae"], told.get("scale_factor", 0.18215), told.get("vae_groups", 32)))
-        unet = UNet(unet_names.config_from(shapes["unet"], told.get("heads", 8), told.get("groups", 32)))
+    with shapes_of(source):
+        vae = VAE(vae_names.config_from(shapes["vae"], say.scale_factor, say.vae_groups))
+        unet = UNet(unet_names.config_from(shapes["unet"], say.heads, say.groups))
         text = CLIPText(text_names.config_from(shapes["text"]))
-    rows = {"vae": vae_names.rows(vae.cfg), "unet": unet_names.rows(unet.cfg), "text": text_names.rows(text.cfg)}
+    rows = {"vae": list(vae_names.rows(vae.cfg)), "unet": list(unet_names.rows(unet.cfg)),
+            "text": list(text_names.rows(text.cfg))}
     modules: dict[str, nn.Module] = {"vae": vae, "unet": unet, "text": text}
-    tables = {name: list(table) for name, table in rows.items()}
     for name, module in modules.items():
-        match(module, tables[name], source.parts[name])
+        match(module, rows[name], source.parts[name])
     for name, module in modules.items():
-        fill(module, tables[name], source.parts[name], dtype, device)
+        fill(module, rows[name], source.parts[name], dtype, device)
         module.eval().to(memory_format=torch.channels_last)
-    return {**modules, "prediction": told.get("prediction", "eps"), "size": told.get("size", 512),
-            "guidance": told.get("guidance", 7.5), "vocabulary": source.vocabulary}
+    return {**modules, "prediction": say.prediction, "size": say.size, "guidance": say.guidance,
+            "vocabulary": source.vocabulary}
+
+
+def load_vae(path: Path, dtype: torch.dtype = torch.float32) -> VAE:
+    """The VAE of a VAE file or full model.  Raises CheckpointError as `load_parts`."""
+    source = open_checkpoint(path, expect="vae")
+    say = told(source)
+    with shapes_of(source):
+        vae = VAE(vae_names.config_from(source.parts["vae"].shapes, say.scale_factor, say.vae_groups))
+    fill(vae, vae_names.rows(vae.cfg), source.parts["vae"], dtype)
+    return vae.eval()
 
 
 def save_parts(path: str | Path, vae: VAE, unet: UNet, text: CLIPText, metadata: dict[str, Any],

@@ -4,9 +4,8 @@ import hashlib
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm import __version__
 from ldm.images import on_white, pad_to_multiple, to_images, to_tensor, with_metadata
 from ldm.loading import load_parts, resolve_device, resolve_dtype, save_parts
 from ldm.samplers import CFG, SAMPLERS, Denoiser, Prediction, Schedule, Step, seeded_noise
@@ -37,7 +37,7 @@ class Plan:
     settings: Settings                                  # guidance and spacing resolved
     width: int                                          # of the pictures, in pixels
     height: int
-    sigmas: list[float]                                 # noise levels to visit; one evaluation for each way (heun: two)
+    sigmas: list[float]                                 # noise levels to visit, the first to start from
 
     @property
     def seeds(self) -> range:
@@ -52,12 +52,13 @@ class Pipeline:
     """
 
     def __init__(self, vae: VAE, unet: UNet, text: CLIPText, prediction: Prediction = "eps", size: int = 512,
-                 guidance: float = 7.5, vocabulary: Tensor | None = None, name: str = ""):
+                 guidance: float = 7.5, vocabulary: Tensor | None = None, name: str = "", ema: bool = True):
         self.vae, self.unet, self.text = vae, unet, text
-        self.tokenizer, self.schedule, self.prediction = Tokenizer(), Schedule(), prediction
+        self.tokenizer, self.schedule = Tokenizer(), Schedule()
+        self.prediction: Prediction = prediction
         self.size, self.guidance = size, guidance       # native side in pixels; default guidance
         self.vocabulary = vocabulary                    # token ids that the model was trained on; None: all
-        self.name = name                                # of the model, for the metadata of pictures
+        self.name, self.ema = name, ema                 # of the model file, for the metadata of pictures
 
     @classmethod
     def load(cls, path: str | Path | None = None, device: str = "auto", dtype: str | torch.dtype = "auto",
@@ -70,12 +71,12 @@ class Pipeline:
         """
         path = Path(path) if path is not None else BUNDLED
         device = resolve_device(device)
-        return cls(**load_parts(path, device, resolve_dtype(dtype, device), ema), name=path.name)
+        return cls(**load_parts(path, device, resolve_dtype(dtype, device), ema), name=path.name, ema=ema)
 
     def save(self, path: str | Path) -> None:
-        """Write the model as one .safetensors file in the official layout."""
+        """Write the model as one .safetensors file in the official layout, which other programs read."""
         metadata = {"prediction": self.prediction, "size": self.size, "guidance": self.guidance}
-        save_parts(path, self.vae, self.unet, self.text, metadata, self.vocabulary)
+        save_parts(path, self.vae, self.unet, self.text, metadata)
 
     @property
     def device(self) -> torch.device:
@@ -109,26 +110,31 @@ class Pipeline:
         """
         x = to_tensor(image) if isinstance(image, Image.Image) else image
         x = pad_to_multiple(x, self.vae.cfg.factor).to(self.device)
-        return self.vae.encode(x).mean * self.vae.cfg.scale_factor
+        return self.run_vae(lambda: self.vae.encode(x).mean, x) * self.vae.cfg.scale_factor
 
     @torch.no_grad()
     def decode_latents(self, z: Tensor) -> Tensor:
         """Latents [B 4 h w] (`step.z`) -> pictures [B 3 8h 8w], about [-1, 1], one at a time to save memory.
 
-        A 16-bit VAE that overflows is run once more in float32, with a warning.  Raises NonFiniteError.
+        Raises NonFiniteError rather than return a black picture.
         """
-        images = torch.cat([self.vae.decode(one / self.vae.cfg.scale_factor) for one in z.split(1)])
-        if images.isfinite().all():
-            return images
-        dtype = self.vae.decoder.conv_in.weight.dtype
-        if dtype != torch.float32 and z.isfinite().all():
-            warnings.warn(f"the VAE overflowed in {dtype}; decoding once more in float32", stacklevel=2)
+        raw = z / self.vae.cfg.scale_factor
+        return self.run_vae(lambda: torch.cat([self.vae.decode(one) for one in raw.split(1)]), z)
+
+    def run_vae(self, run: Callable[[], Tensor], given: Tensor) -> Tensor:
+        """The result of a VAE run on `given`.  A 16-bit VAE that overflows is run once more in float32, with a warning.
+
+        Raises NonFiniteError where that does not help.
+        """
+        result, dtype = run(), self.vae.decoder.conv_in.weight.dtype
+        if not result.isfinite().all() and given.isfinite().all() and dtype.itemsize == 2 and not self.bad_weights():
+            warnings.warn(f"the VAE overflowed in {dtype}; running it once more in float32", stacklevel=3)
             self.vae.float()
-            try:
-                return self.decode_latents(z)
-            finally:
-                self.vae.to(dtype)
-        raise NonFiniteError(f"the picture is not finite; {self.blame()}")
+            result = run()
+            self.vae.to(dtype)
+        if not result.isfinite().all():
+            raise NonFiniteError(f"what the VAE made is not finite; {self.blame()}")
+        return result
 
     def plan(self, prompt: str | Sequence[str], image: Image.Image | None = None, **settings) -> Plan:
         """What `steps` and `__call__` would do, without doing it.  Raises ValueError for a setting out of range."""
@@ -164,6 +170,7 @@ class Pipeline:
             x = self.encode_image(sized) + sigmas[0] * unit
         cond, uncond = self.encode_prompt(plan.prompts), self.encode_prompt([s.negative_prompt])
         denoiser = Denoiser(self.unet, self.schedule, self.prediction)
+        assert s.guidance is not None                   # `plan` resolved it
         denoise = CFG(denoiser, cond.repeat_interleave(s.count, dim=0), uncond, s.guidance)
         extra = {"eta": s.eta} if s.sampler == "ddim" else {}
         for step in SAMPLERS[s.sampler](denoise, x, sigmas, noise, **extra):
@@ -197,12 +204,17 @@ class Pipeline:
         else:
             settings["image_sha256"] = hashlib.sha256(on_white(image).tobytes()).hexdigest()
         return {"prompt": prompt, **settings, "model": self.name, "dtype": str(self.dtype).removeprefix("torch."),
-                "version": version("ldm")}
+                "ema": self.ema, "version": __version__}
 
     def blame(self) -> str:
         """Whether the weights are the reason for numbers that are not finite."""
+        return self.bad_weights() or ("all weights are finite, so the computation overflowed; "
+                                      "try dtype float32 or less guidance")
+
+    def bad_weights(self) -> str:
+        """Which weights are not finite, in words; "" where all are."""
         for name, module in (("UNet", self.unet), ("VAE", self.vae), ("text encoder", self.text)):
             bad = [key for key, weight in module.state_dict().items() if not weight.isfinite().all()]
             if bad:
                 return f"the {name}'s weights themselves hold such numbers ({', '.join(bad[:3])}); take another file"
-        return "all weights are finite, so the computation overflowed; try dtype float32 or less guidance"
+        return ""

@@ -29,6 +29,9 @@ class Settings:
     strength: float = setting(0.75, float, "with an input picture: share of its steps to redo, above 0, up to 1")
 
     def __post_init__(self) -> None:
+        for name in ("steps", "count", "seed", "width", "height"):
+            if not isinstance(getattr(self, name), int | None):
+                raise ValueError(f"{name} {getattr(self, name)!r} is not a whole number; give an int")
         within("steps", self.steps, 1, 999)
         within("count", self.count, 1, 10**6)
         within("eta", self.eta, 0, 1)
@@ -38,7 +41,7 @@ class Settings:
         if self.spacing is not None and self.spacing not in get_args(Spacing):
             raise ValueError(f"spacing {self.spacing!r} is unknown; try one of {', '.join(get_args(Spacing))}")
         if self.eta and self.sampler != "ddim":
-            raise ValueError(f"eta {self.eta} has no meaning for sampler {self.sampler!r}; use it with ddim")
+            raise ValueError(f"eta {self.eta} is for sampler ddim alone, not {self.sampler!r}; leave it at 0")
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength {self.strength} is not above 0 and up to 1; try 0.75")
         if self.guidance is not None:

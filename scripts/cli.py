@@ -1,12 +1,14 @@
 """What the command lines share: flags, progress, one-line errors."""
 
 import argparse
+import subprocess
 import sys
 import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -14,6 +16,9 @@ from ldm import NonFiniteError, Pipeline
 from ldm.images import check_target, save_image
 from ldm.pipeline import Plan
 from ldm.settings import add_arguments
+
+MISTAKES = (ValueError, OSError, NonFiniteError, MemoryError, torch.OutOfMemoryError, Image.DecompressionBombError,
+            ModuleNotFoundError, subprocess.CalledProcessError)
 
 
 def parser(doc: str | None, without: tuple[str, ...] = ()) -> argparse.ArgumentParser:
@@ -57,6 +62,6 @@ def run(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, OSError, NonFiniteError) as error:
+    except MISTAKES as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)

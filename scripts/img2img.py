@@ -8,6 +8,7 @@ from pathlib import Path
 import cli
 from PIL import Image
 
+from ldm.images import on_white
 from ldm.settings import Settings, from_arguments
 
 
@@ -17,7 +18,7 @@ def main() -> None:
     p.add_argument("prompt", help="what the picture shall show")
     args = p.parse_args()
     Settings(**from_arguments(args))                    # a wrong value is said before the model is loaded
-    image = Image.open(args.image).convert("RGB")
+    image = on_white(Image.open(args.image))
     pipe = cli.load(args)
     cli.draw(pipe, pipe.plan(args.prompt, image, **from_arguments(args)), args.out, image)
 

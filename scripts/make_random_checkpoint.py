@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
+import cli
 import torch
 from torch import Tensor
 
@@ -80,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

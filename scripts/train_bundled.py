@@ -11,19 +11,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cli
 import torch
 
 from ldm import Pipeline
+from ldm.loading import save_parts
 
 HERE = Path(__file__).parent
 VAE = ["--steps", "3600", "--batch", "16", "--lr", "0.002", "--every", "200", "--bf16"]
-UNET = ["--steps", "4000", "--batch", "32", "--lr", "0.001", "--every", "250", "--bf16"]
+UNET = ["--steps", "3500", "--batch", "32", "--lr", "0.001", "--every", "250", "--bf16"]
 
 
 def stage(script: str, *args: str | Path, unless: Path | None = None) -> None:
     """Run a script, unless the file that it makes last is there."""
     if unless is None or not unless.exists():
         subprocess.run([sys.executable, str(HERE / script), *map(str, args)], check=True)
+
+
+def save_half(model: Path, out: Path) -> None:
+    """Write a model in float16, with only the rows of its vocabulary that it was trained on."""
+    pipe = Pipeline.load(model, device="cpu", dtype=torch.float16)
+    metadata = {"prediction": pipe.prediction, "size": pipe.size, "guidance": pipe.guidance}
+    save_parts(out, pipe.vae, pipe.unet, pipe.text, metadata, pipe.vocabulary)
 
 
 def main() -> None:
@@ -36,8 +45,8 @@ def main() -> None:
     stage("train_vae.py", "--data", all_objects, "--out", vae, *VAE, unless=vae / "vae.safetensors")
     stage("emoji.py", "--source", npm, "--out", named, unless=named / "metadata.jsonl")
     stage("train_unet.py", "--data", named, "--vae", vae / "vae.safetensors", "--out", unet, *UNET)  # resumes itself
-    Pipeline.load(unet / "model.safetensors", device="cpu", dtype=torch.float16).save(work / "bundled.safetensors")
+    save_half(unet / "model.safetensors", work / "bundled.safetensors")
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ldm.files import write_atomically
 from ldm.images import to_images
+from ldm.loading import load_vae
 from ldm.samplers import CFG, SAMPLERS, Denoiser, Prediction, Schedule, seeded_noise
 from ldm.text import CLIPText, CLIPTextConfig, Tokenizer
 from ldm.text import names as text_names
@@ -31,7 +32,7 @@ from ldm.unet import UNet, UNetConfig
 from ldm.unet import names as unet_names
 from ldm.vae import VAE
 from ldm.vae import names as vae_names
-from ldm.weights import fill, open_checkpoint, save_checkpoint
+from ldm.weights import save_checkpoint
 
 
 def parse() -> argparse.Namespace:
@@ -66,24 +67,14 @@ def parse() -> argparse.Namespace:
     return p.parse_args()
 
 
-def load_vae(path: Path) -> VAE:
-    """The VAE of a VAE file or full model, in float32."""
-    source = open_checkpoint(path, expect="vae")
-    part, told = source.parts["vae"], source.metadata
-    with torch.device("meta"):
-        vae = VAE(vae_names.config_from(part.shapes, told.get("scale_factor", 0.18215), told.get("vae_groups", 32)))
-    fill(vae, vae_names.rows(vae.cfg), part, torch.float32)
-    return vae.eval().requires_grad_(False)
-
-
 class TextToNoise(nn.Module):
     """The two networks that are trained together.  x [B 4 h w], t [B], ids [B 77] -> prediction [B 4 h w]."""
 
     def __init__(self, unet: UNetConfig, text: CLIPTextConfig):
         super().__init__()
         self.text, self.unet = CLIPText(text), UNet(unet)
-        for embedding in (self.text.token_embedding, self.text.position_embedding):
-            nn.init.normal_(embedding.weight, std=0.02)     # as CLIP; PyTorch's default of 1 takes long to move
+        nn.init.normal_(self.text.token_embedding.weight)  # as large as what attention mixes in, or words drown in it
+        nn.init.normal_(self.text.position_embedding.weight, std=0.3)
         nn.init.zeros_(self.unet.conv_out.weight)
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
@@ -136,15 +127,15 @@ def save(model: TextToNoise, ema: EMA, captions: Captions, vae: VAE, args: argpa
 
 def main() -> None:
     args = parse()
-    vae, schedule, data = load_vae(args.vae), Schedule(), ImageFolder(args.data, args.size)
+    vae, schedule, data = load_vae(args.vae).requires_grad_(False), Schedule(), ImageFolder(args.data, args.size)
     train, held = split(len(data), min(args.held_out, len(data) // 2))
+    captions = Captions(data.texts, Tokenizer())
+    model = build(args, len(captions.vocabulary))               # before the long work, so that wrong flags show at once
     args.out.mkdir(parents=True, exist_ok=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
         latents = cached_latents(args.out / "latents.safetensors", vae, data)
-    captions = Captions(data.texts, Tokenizer())
     held_latents, held_ids = latents[held].float(), captions.first(held)
 
-    model = build(args, len(captions.vocabulary))
     opt = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = EMA(model, args.ema)
     losses = Losses(args.out / "losses.csv", ["train", "held out"])
@@ -163,7 +154,7 @@ def main() -> None:
     if start == 0:
         first = evaluate()
         losses.add(0, first, first)
-    mean = torch.zeros(())
+    recent = []
     for step in tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step", mininterval=2):
         opt.param_groups[0]["lr"] = args.lr * cosine(step, args.steps, args.warmup)
         g = generator(args.seed + 1, step)
@@ -178,13 +169,13 @@ def main() -> None:
         clip_grad_norm_(model.parameters(), 1.0)
         opt.step()
         ema.update(model)
-        mean = mean + loss.detach()
+        recent.append(loss.item())
         if (step + 1) % args.every == 0 or step + 1 == args.steps:
-            losses.add(step + 1, mean.item() / (step % args.every + 1), evaluate())
-            losses.draw()
+            losses.add(step + 1, sum(recent) / len(recent), evaluate())
             save(model, ema, captions, vae, args)
             save_state(state, step=step + 1, **parts)
-            mean = torch.zeros(())
+            losses.draw()
+            recent = []
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def main() -> None:
     if start == 0:
         first = evaluate(vae, ema, held_images, args.out)
         losses.add(0, first, first)
-    mean = torch.zeros(())
+    recent = []
     for step in tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step", mininterval=2):
         opt.param_groups[0]["lr"] = args.lr * cosine(step, args.steps, args.warmup)
         critic_opt.param_groups[0]["lr"] = opt.param_groups[0]["lr"] / 4
@@ -146,12 +146,12 @@ def main() -> None:
             critic_opt.zero_grad()
             critic_loss.backward()
             critic_opt.step()
-        mean = mean + loss.detach()
+        recent.append(loss.item())
         if (step + 1) % args.every == 0 or step + 1 == args.steps:
-            losses.add(step + 1, mean.item() / (step % args.every + 1), evaluate(vae, ema, held_images, args.out))
-            losses.draw()
+            losses.add(step + 1, sum(recent) / len(recent), evaluate(vae, ema, held_images, args.out))
             save_state(state, step=step + 1, **parts)
-            mean = torch.zeros(())
+            losses.draw()
+            recent = []
     save(vae, ema, data, train[:: max(len(train) // 512, 1)], args.out / "vae.safetensors")
 
 

@@ -1,9 +1,10 @@
-"""A tiny random model of the official family, as a file."""
+"""A tiny random model of the official family, and pictures to train on."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from shapes import write_shapes
 
 from ldm import Pipeline
 from ldm.loading import save_parts
@@ -29,3 +30,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pipe(tiny_model: Path) -> Pipeline:
     """The tiny model in float32, fresh for each test."""
     return Pipeline.load(tiny_model, "cpu", "float32")
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 small captioned pictures."""
+    return write_shapes(tmp_path_factory.mktemp("data") / "shapes")

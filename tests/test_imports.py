@@ -29,7 +29,7 @@ ALLOWED = {
     "settings": {"ldm.samplers"},
     "training": PARTS | {"torch", "numpy", "PIL", "matplotlib", "safetensors", "tqdm"},
     "loading": PARTS | {"torch"},
-    "pipeline": PARTS | {"torch", "PIL", "ldm.settings", "ldm.loading"},
+    "pipeline": PARTS | {"torch", "PIL", "ldm.settings", "ldm.loading", "ldm.__version__"},
 }
 
 

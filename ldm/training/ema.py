@@ -19,9 +19,8 @@ class EMA:
         """Move every weight (1 - decay) of the way to the module's."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        current = module.state_dict()
-        keys = list(self.weights)
-        torch._foreach_lerp_([self.weights[k] for k in keys], [current[k].float() for k in keys], 1 - decay)
+        for name, weight in module.state_dict().items():
+            self.weights[name].lerp_(weight.float(), 1 - decay)
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:

@@ -43,7 +43,7 @@ def normalize_latents(vae: VAE, data: ImageFolder, indices: list[int]) -> None:
     """
     z = encode(vae, data, indices) / vae.cfg.scale_factor
     mean = z.mean(dim=(0, 2, 3))
-    gain = 1 / (z.std(dim=(0, 2, 3)) * vae.cfg.scale_factor)
+    gain = 1 / (z.std(dim=(0, 2, 3)).clamp(min=1e-6) * vae.cfg.scale_factor)    # a channel may not be used at all
     quant, post_quant = vae.encoder.quant, vae.decoder.post_quant
     c = vae.cfg.latent_channels
     assert quant.bias is not None and post_quant.bias is not None

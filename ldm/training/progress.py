@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,13 @@ class Losses:
     """A table of losses in a CSV file, with a curve drawn beside it."""
 
     def __init__(self, path: Path, columns: Sequence[str]):
+        if find_spec("matplotlib") is None:             # said at once, not after hours
+            raise ValueError("the curve of losses needs matplotlib; try pip install 'ldm[train]'")
         self.path, self.columns = path, ["step", *columns]
         self.rows: list[list[float]] = []
         if path.exists():
             with path.open(newline="") as file:
-                self.rows = [[float(x) for x in row] for row in list(csv.reader(file))[1:]]
+                self.rows = [[int(step), *map(float, values)] for step, *values in list(csv.reader(file))[1:]]
 
     def add(self, step: int, *values: float) -> None:
         """Append a row and write the table; rows at or after `step`, from before a restart, are replaced."""

@@ -34,6 +34,12 @@ class UNetConfig:
             raise ValueError(f"multipliers {self.multipliers}, attn_levels {self.attn_levels} and cross_only "
                              f"{self.cross_only} differ in length; give one entry per level")
 
+        for width in self.widths:
+            heads = self.head_channels or self.heads
+            if width % self.groups or width % heads:
+                raise ValueError(f"width {width} is not a multiple of groups {self.groups} and of heads {heads}; "
+                                 "choose channels, groups and heads that divide it")
+
     @property
     def widths(self) -> list[int]:
         return [self.channels * m for m in self.multipliers]

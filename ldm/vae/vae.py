@@ -23,6 +23,11 @@ class VAEConfig:
                                                     # a group, normalisation loses a picture's mean color
     scale_factor: float = 0.18215                   # latents the UNet sees = posterior x scale_factor
 
+    def __post_init__(self):
+        for width in self.widths:
+            if width % self.groups:
+                raise ValueError(f"width {width} is not a multiple of groups {self.groups}; choose another")
+
     @property
     def factor(self) -> int:
         """Pixels per latent, along each side."""

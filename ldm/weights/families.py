@@ -36,6 +36,9 @@ NAMED = [
 ]
 
 
+CONDITIONED = {5: "a depth model", 8: "an InstructPix2Pix model", 9: "an inpainting model"}    # by input channels
+
+
 def identify(shapes: Shapes) -> Kind:
     """Family of a file from its tensors.  Structure decides, never the width of the context."""
     for family, what, pattern in NAMED:
@@ -48,6 +51,10 @@ def identify(shapes: Shapes) -> Kind:
     text = find(shapes, r"token_embedding\.weight$")
     if unet and len(shapes[unet]) == 2:
         return Kind("sd2", "Stable Diffusion 2", f"{unet} is linear")
+    inputs = find(shapes, UNET + r"(input_blocks\.0\.0|conv_in)\.weight$")
+    if unet and inputs and len(shapes[inputs]) > 1 and shapes[inputs][1] in CONDITIONED:
+        what = CONDITIONED[shapes[inputs][1]]
+        return Kind("conditioned", what, f"{inputs} takes {shapes[inputs][1]} channels")
     if unet and text and vae:
         return Kind("sd1", "Stable Diffusion 1", f"{unet} is a 1x1 convolution")
     parts = {"a UNet": unet, "a VAE": vae, "a text encoder": text}

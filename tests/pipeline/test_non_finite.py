@@ -36,13 +36,13 @@ def test_overflow_with_finite_weights_says_so(pipe):
 
 def test_non_finite_vae_weights_are_named(pipe):
     poison(pipe.vae.decoder.conv_out, float("nan"))
-    with pytest.raises(NonFiniteError, match=r"the picture is not finite; the VAE's weights .*\(decoder.conv_out"):
+    with pytest.raises(NonFiniteError, match=r"not finite; the VAE's weights .*\(decoder.conv_out"):
         pipe("a cat", steps=4)
 
 
 def test_vae_overflow_in_float32_is_an_error(pipe):
     poison(pipe.vae.decoder.conv_in, 3e38)
-    with pytest.raises(NonFiniteError, match="the picture is not finite; all weights are finite"):
+    with pytest.raises(NonFiniteError, match="what the VAE made is not finite; all weights are finite"):
         pipe.decode_latents(torch.ones(1, 4, 2, 2))
 
 
@@ -59,7 +59,7 @@ def test_vae_overflow_in_16_bits_is_run_once_more_in_float32(tiny_model, monkeyp
         return decode(z) if dtypes[-1] == torch.float32 else torch.full_like(decode(z), torch.inf)
 
     monkeypatch.setattr(pipe.vae, "decode", overflow_in_16_bits)
-    with pytest.warns(UserWarning, match=f"the VAE overflowed in {dtype}; decoding once more in float32"):
+    with pytest.warns(UserWarning, match=f"the VAE overflowed in {dtype}; running it once more in float32"):
         images = pipe.decode_latents(z)
     assert dtypes == [dtype] * 2 + [torch.float32] * 2
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-6)

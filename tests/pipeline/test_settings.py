@@ -48,7 +48,7 @@ def test_settings_takes_the_ends_of_ranges(edge):
 
 def test_settings_eta_is_of_ddim_alone():
     assert Settings(sampler="ddim", eta=0.5).eta == 0.5
-    with pytest.raises(ValueError, match="eta 0.5 has no meaning for sampler 'euler'; use it with ddim"):
+    with pytest.raises(ValueError, match="eta 0.5 is for sampler ddim alone, not 'euler'; leave it at 0"):
         Settings(sampler="euler", eta=0.5)
 
 

@@ -1,17 +1,9 @@
-"""Captioned pictures and a tiny VAE to train with."""
-
-from pathlib import Path
+"""A tiny VAE to train with."""
 
 import pytest
 import torch
-from shapes import write_shapes
 
 from ldm.vae import VAE, VAEConfig
-
-
-@pytest.fixture(scope="session")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shapes(tmp_path_factory.mktemp("data") / "shapes")
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def errors(model: VAE, theirs: torch.nn.Module, height: int, width: int) -> list
 @pytest.mark.parametrize("size", [(64, 96), (56, 40)])
 @pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS)
 def test_vae_equals_diffusers(cfg, size, randomised, diffusers_vae):
-    """Non-square, with odd sizes on the way; measured 1e-6."""
+    """Non-square, with odd sizes on the way; measured 4e-6 at most."""
     model = randomised(VAE(cfg))
     assert max(errors(model, diffusers_vae(model), *size)) < 1e-5
 

@@ -47,6 +47,16 @@ def test_linear_proj_in_is_stable_diffusion_2(official, tmp_path):
     assert survey(tmp_path / "m.safetensors").family == "sd2"
 
 
+@pytest.mark.parametrize(("channels", "what"), [(5, "a depth model"), (8, "an InstructPix2Pix model"),
+                                                (9, "an inpainting model")])
+def test_models_with_conditioned_inputs_are_named_and_refused(channels, what, official, tmp_path):
+    conv_in = f"{UNET}input_blocks.0.0.weight"
+    wide = official | {conv_in: torch.zeros(official[conv_in].shape[0], channels, 3, 3)}
+    save_file(wide, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=f"{what}, which is not supported here: .* takes {channels} channels"):
+        open_checkpoint(tmp_path / "m.safetensors")
+
+
 def test_a_name_that_only_resembles_a_lora_is_none(official, tmp_path):
     save_file(official, tmp_path / "lora_up.safetensors")
     assert survey(tmp_path / "lora_up.safetensors").family == "sd1"
