@@ -23,9 +23,11 @@ def encode(vae: VAE, data: ImageFolder, indices: list[int], batch: int = 16) -> 
 
 
 def cached_latents(path: Path, vae: VAE, data: ImageFolder) -> Tensor:
-    """Latents of all pictures [N 4 h w] float16; from `path` if this VAE made it from as many pictures."""
+    """Latents of all pictures [N 4 h w] float16; from `path` where it was made by this VAE from these files."""
     weights = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in vae.parameters())).hexdigest()
-    made_from = {"vae": weights, "pictures": str(len(data)), "size": str(data.size)}
+    stats = [(str(file), file.stat()) for file in data.files]
+    files = hashlib.sha256(repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats]).encode()).hexdigest()
+    made_from = {"vae": weights, "files": files, "size": str(data.size)}
     if path.exists():
         with safe_open(path, "pt") as file:
             if file.metadata() == made_from:

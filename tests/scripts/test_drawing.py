@@ -73,7 +73,7 @@ def test_help_says_units_and_defaults(run_script, script, words):
     (["--ckpt", "nowhere.safetensors"], "nowhere.safetensors"),
     (["--width", "500"], "width 500 is not a multiple of 8; try 504"),
     (["--steps", "0"], "steps 0 is outside 1..999; try 1"),
-    (["--sampler", "euler", "--eta", "1"], "eta 1.0 has no meaning for sampler 'euler'; use it with ddim"),
+    (["--sampler", "euler", "--eta", "1"], "eta 1.0 is for sampler ddim alone, not 'euler'; leave it at 0"),
     (["--out", "fox.jpg"], "fox.jpg is neither a folder nor a .png; try fox.png"),
     (["--device", "toaster"], "device 'toaster' cannot be used here; try auto or cpu"),
 ])

@@ -116,7 +116,7 @@ def test_zip_without_a_storage(official, tmp_path):
         for name in whole.namelist():
             if not name.endswith("data/3"):
                 part.writestr(name, whole.read(name))
-    fails(tmp_path / "m.ckpt", "is damaged: the numbers of .* are not in it")
+    fails(tmp_path / "m.ckpt", "is truncated or damaged: the numbers of .* are not in it")
 
 
 def test_metadata_of_a_folder_says_what_shapes_do_not(tmp_path):
