@@ -9,6 +9,7 @@ samples.png (held-out captions drawn by the EMA weights), latents.safetensors (c
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import cli
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from ldm import Pipeline
 from ldm.files import write_atomically
 from ldm.images import to_images
 from ldm.loading import load_vae
@@ -40,6 +42,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--data", type=Path, required=True, help="folder of pictures with captions")
     p.add_argument("--vae", type=Path, required=True, help="file of the VAE")
     p.add_argument("--out", type=Path, required=True, help="folder to write; an interrupted run there is resumed")
+    p.add_argument("--init", type=Path, help="model file to start from, of the same widths (default: random weights)")
     p.add_argument("--size", type=cli.positive, default=128, help="side in pixels, a multiple of 8 (default 128)")
     p.add_argument("--channels", type=cli.positive, default=96, help="width of the first level (default 96)")
     p.add_argument("--multipliers", type=cli.positive, nargs="+", default=[1, 2, 2],
@@ -114,6 +117,23 @@ def build(args: argparse.Namespace, words: int) -> TextToNoise:
     return model.to(memory_format=torch.channels_last)
 
 
+def start_from(model: TextToNoise, path: Path, captions: Captions) -> None:
+    """Copy the weights of a model file; words that it never saw keep their random rows.
+
+    Raises ValueError where the networks differ in shape.
+    """
+    pipe = Pipeline.load(path, device="cpu", dtype="float32")
+    text = replace(pipe.text.cfg, vocab=model.text.cfg.vocab)
+    if (pipe.unet.cfg, text) != (model.unet.cfg, model.text.cfg):
+        raise ValueError(f"{path} has {pipe.unet.cfg} and {text}, the flags say {model.unet.cfg} and {model.text.cfg}; "
+                         "give the flags of that model")
+    weights = pipe.text.state_dict()
+    rows = weights["token_embedding.weight"][captions.vocabulary]
+    weights["token_embedding.weight"] = torch.where(rows.any(1, keepdim=True), rows, model.text.token_embedding.weight)
+    model.text.load_state_dict(weights)
+    model.unet.load_state_dict(pipe.unet.state_dict())
+
+
 def save(model: TextToNoise, ema: EMA, captions: Captions, vae: VAE, args: argparse.Namespace) -> None:
     """Write the averaged weights and the VAE as one model."""
     unet, text = ({name.removeprefix(part): weight for name, weight in ema.weights.items() if name.startswith(part)}
@@ -131,6 +151,8 @@ def main() -> None:
     train, held = split(len(data), min(args.held_out, len(data) // 2))
     captions = Captions(data.texts, Tokenizer())
     model = build(args, len(captions.vocabulary))               # before the long work, so that wrong flags show at once
+    if args.init:
+        start_from(model, args.init, captions)
     args.out.mkdir(parents=True, exist_ok=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
         latents = cached_latents(args.out / "latents.safetensors", vae, data)

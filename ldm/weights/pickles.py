@@ -168,7 +168,8 @@ def place(path: Path, tensors: Mapping[str, Described], spans: Spans) -> dict[st
     entries = {}
     for name, (storage, offset, shape, stride) in tensors.items():
         if storage.key not in spans:
-            raise CheckpointError(f"{path} is truncated or damaged: the numbers of {name} are not in it; download or copy it again")
+            raise CheckpointError(f"{path} is truncated or damaged: the numbers of {name} are not in it; "
+                                  "download or copy it again")
         start, end = spans[storage.key]
         stride = contiguous_stride(shape) if 0 in shape else stride
         first = start + (storage.first + offset) * storage.dtype.itemsize

@@ -130,3 +130,17 @@ def test_training_refuses_to_resume_another_model(run_script, shapes, tmp_path):
     done = run_script("train_vae.py", *arguments, "--steps", 2, "--channels", 8)
     assert done.returncode == 2 and "does not fit the vae: it is of a run with other settings" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_training_starts_from_a_model_file(run_script, shapes, tiny_model, tmp_path):
+    common = ["--data", shapes, "--vae", tiny_model, *UNET, "--batch", 4, "--every", 2]
+    assert run_script("train_unet.py", *common, "--out", tmp_path / "a", "--steps", 2).returncode == 0
+    first = tmp_path / "a" / "model.safetensors"
+    done = run_script("train_unet.py", *common, "--out", tmp_path / "b", "--steps", 1, "--lr", 1e-9, "--init", first)
+    assert done.returncode == 0
+    assert held_out(tmp_path / "b")[0] == pytest.approx(held_out(tmp_path / "a")[-1], rel=1e-5)
+    again = load_file(tmp_path / "b" / "model.safetensors")
+    for name, weight in load_file(first).items():
+        torch.testing.assert_close(again[name], weight, rtol=0, atol=1e-6)
+    done = run_script("train_unet.py", *common, "--out", tmp_path / "c", "--init", first, "--heads", 1)
+    assert done.returncode == 2 and "give the flags of that model" in done.stderr
