@@ -1,6 +1,6 @@
 """Score the bundled model: does "3d render of a X" draw X?
 
-    python scripts/evaluate_bundled.py [--ckpt FILE] [--sheet docs/bundled.png]
+    python scripts/evaluate_bundled.py [--ckpt FILE] [--sheet docs/bundled.webp]
 
 Draws each object once and ranks all 988 real sprites by their distance to the drawing, in VAE latents: the score is
 how often the true sprite comes first (top-1), or among the first five (top-5).  Real sprites, moved and scaled as in
