@@ -38,6 +38,8 @@ class ImageFolder:
             self.files = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES)
             beside = [p.with_suffix(".txt") for p in self.files]
             self.texts = [[t.read_text(encoding="utf-8").strip()] if t.exists() else [""] for t in beside]
+        if missing := [file.name for file in self.files if not file.exists()]:
+            raise ValueError(f"{listed} names {missing[0]}, which is not there (of {len(missing)}); mend it")
         if not self.files:
             raise ValueError(f"{folder} holds no picture ({', '.join(sorted(SUFFIXES))})")
 
@@ -66,7 +68,10 @@ def read_captions(path: Path) -> Iterator[tuple[str, str | list[str]]]:
         if line.strip():
             try:
                 entry = json.loads(line)
-                yield entry["file_name"], entry["text"]
+                file_name, text = entry["file_name"], entry["text"]
+                if not all(isinstance(one, str) for one in ([text] if isinstance(text, str) else text)):
+                    raise TypeError(f"text is {text!r}")
+                yield file_name, text
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f'{path}, line {number} is not {{"file_name": ..., "text": ...}}; mend it') from error
 

@@ -37,14 +37,22 @@ def test_folder_reads_text_files_beside_pictures(tmp_path):
 
 @pytest.mark.parametrize(("text", "captions"), [("one", ["one"]), (["one", "two"], ["one", "two"]), ([], [""])])
 def test_folder_takes_one_caption_or_several(tmp_path, text, captions):
+    (tmp_path / "x.png").touch()
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "x.png", "text": text}) + "\n\n")
     assert ImageFolder(tmp_path, 8).texts == [captions]
 
 
-@pytest.mark.parametrize("line", ['{"file_name": "x.png"}', "[1]", "no json"])
+@pytest.mark.parametrize("line", ['{"file_name": "x.png"}', "[1]", "no json",
+                                  '{"file_name": "x.png", "text": 5}', '{"file_name": "x.png", "text": ["a", 5]}'])
 def test_folder_says_which_line_is_wrong(tmp_path, line):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "x.png", "text": "x"}\n' + line)
     with pytest.raises(ValueError, match="metadata.jsonl, line 2 is not"):
+        ImageFolder(tmp_path, 8)
+
+
+def test_folder_says_which_picture_is_missing(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "x.png", "text": "x"}')
+    with pytest.raises(ValueError, match="names x.png, which is not there"):
         ImageFolder(tmp_path, 8)
 
 
