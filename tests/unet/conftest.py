@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from randomise import randomise
 from torch import Tensor, nn
 
 from ldm.unet import UNet, UNetConfig
@@ -20,17 +21,6 @@ TINY = {
     "one level": UNetConfig(channels=32, multipliers=(1,), attn_levels=(True,), cross_only=(False,), res_blocks=3,
                             context_width=24, groups=8),
 }
-
-
-def randomise(model: nn.Module) -> nn.Module:
-    """Every parameter random, the norms' and those that start at zero too; features keep a variance of about 1."""
-    g = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5, generator=g)
-        else:
-            nn.init.uniform_(parameter, -0.5, 1.5, generator=g)
-    return model.requires_grad_(False)
 
 
 def inputs(cfg: UNetConfig, height: int, width: int, contexts: int = 1) -> tuple[Tensor, ...]:

@@ -4,23 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from randomise import randomise
 from torch import nn
 
 from ldm.vae import VAE, VAEConfig
 from ldm.vae.names import rows
 
 TINY = VAEConfig(channels=32, multipliers=(1, 2, 2), groups=8)
-
-
-def randomise(model: nn.Module) -> nn.Module:
-    """Every parameter random, the norms' too; features keep a variance of about 1."""
-    g = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5, generator=g)
-        else:
-            nn.init.uniform_(parameter, -0.5, 1.5, generator=g)
-    return model.requires_grad_(False)
 
 
 def reference(model: VAE) -> nn.Module:
