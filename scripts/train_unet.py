@@ -32,6 +32,7 @@ from ldm.training.latents import cached_latents
 from ldm.training.progress import Losses, cosine, grid, load_state, save_state
 from ldm.unet import UNet, UNetConfig
 from ldm.unet import names as unet_names
+from ldm.unet.blocks import TransformerBlock
 from ldm.vae import VAE
 from ldm.vae import names as vae_names
 from ldm.weights import save_checkpoint
@@ -78,10 +79,21 @@ class TextToNoise(nn.Module):
         self.text, self.unet = CLIPText(text), UNet(unet)
         nn.init.normal_(self.text.token_embedding.weight)  # as large as what attention mixes in, or words drown in it
         nn.init.normal_(self.text.position_embedding.weight, std=0.3)
+        for block in (m for m in self.unet.modules() if isinstance(m, TransformerBlock)):
+            for layer in (block.cross_attn.q, block.cross_attn.k, block.cross_attn.v, block.cross_attn.out):
+                layer.weight.data *= 2              # or it nearly averages 77 tokens, and the words are lost
         nn.init.zeros_(self.unet.conv_out.weight)
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
         return self.unet(x, t, self.text(ids))
+
+
+def spread_timesteps(batch: int, timesteps: int, g: torch.Generator) -> Tensor:
+    """One timestep from each of `batch` equal parts of 0..timesteps - 1: uniform, but with less variance in the loss.
+
+    Kingma et al. 2021 (Variational Diffusion Models), appendix I.1.
+    """
+    return ((torch.arange(batch) + torch.rand(batch, generator=g)) * timesteps / batch).long().clamp(max=timesteps - 1)
 
 
 @torch.no_grad()
@@ -182,7 +194,7 @@ def main() -> None:
         g = generator(args.seed + 1, step)
         picked = [train[i] for i in batch_indices(len(train), args.batch, args.seed, step)]
         x0, ids = latents[picked].float(), captions.draw(picked, args.drop, g)
-        t, noise = torch.randint(schedule.timesteps, (len(x0),), generator=g), torch.randn(x0.shape, generator=g)
+        t, noise = spread_timesteps(len(x0), schedule.timesteps, g), torch.randn(x0.shape, generator=g)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             predicted = network(schedule.add_noise(x0, noise, t), t, ids)
         loss = F.mse_loss(predicted.float(), schedule.target(x0, noise, t, args.prediction))
