@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from ldm.prepare import Kernels, prepare
+from ldm.samplers import Schedule
 from ldm.text import CLIPText
 from ldm.text import names as text_names
 from ldm.unet import UNet
@@ -19,6 +22,7 @@ from ldm.weights import Checkpoint, CheckpointError, fill, match, open_checkpoin
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PREDICTIONS = ("eps", "v", "x0")
+FIXED = {"beta_schedule": "scaled_linear", "trained_betas": None}       # of the noise schedule, in diffusers' words
 
 
 def resolve_device(device: str) -> str:
@@ -59,33 +63,54 @@ def resolve_dtype(dtype: str | torch.dtype, device: str) -> torch.dtype:
 class Told:
     """What shapes cannot say: from a file's metadata, else the rules of Stable Diffusion 1."""
 
-    heads: int = 8                                      # of the UNet's attention
+    heads: int | None = None                            # of the UNet's attention; None: as its shapes suggest
     groups: int = 32                                    # of the UNet's GroupNorms
     vae_groups: int = 32
     scale_factor: float = 0.18215
     prediction: str = "eps"
     size: int = 512                                     # native side in pixels
     guidance: float = 7.5
+    beta_start: float = 0.00085                         # of the noise schedule
+    beta_end: float = 0.012
+    timesteps: int = 1000
+    zero_terminal_snr: bool = False
 
 
 def told(source: Checkpoint) -> Told:
-    """A file's metadata, checked.  Raises CheckpointError for a value that makes no sense."""
+    """A file's metadata, checked.  Raises CheckpointError for a value that makes no sense or is not supported."""
+    for name, value in FIXED.items():
+        if source.metadata.get(name, value) != value:
+            raise CheckpointError(f"{source.path} has a noise schedule of {name} {source.metadata[name]!r}; only "
+                                  f"{value!r} is supported")
     known = {f.name: source.metadata[f.name] for f in fields(Told) if f.name in source.metadata}
     for name, value in known.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
         whole = number and value == int(value)
-        rules = {"prediction": value in PREDICTIONS, "scale_factor": number, "guidance": number or value == 0}
+        beta, flag = number and value < 1, isinstance(value, bool)
+        rules = {"prediction": value in PREDICTIONS, "scale_factor": number, "guidance": number or value == 0,
+                 "beta_start": beta, "beta_end": beta, "zero_terminal_snr": flag}
         good = rules.get(name, whole)
         if not good or (name == "size" and value % 8):
             raise CheckpointError(f"{source.path} says {name} {value!r}, which makes no sense; correct its metadata")
     return Told(**known)
 
 
+class Unfilled(TorchFunctionMode):
+    """Modules built inside get no first values, which on the meta device would be lost.
+
+    To draw them there, PyTorch would import SymPy: a second and 150 MB.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        starts = getattr(function, "__module__", "") == "torch.nn.init"
+        return None if starts else function(*args, **(kwargs or {}))
+
+
 @contextmanager
 def shapes_of(source: Checkpoint) -> Iterator[None]:
     """What fails inside, fails for the shapes of this file: a CheckpointError."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             yield
     except CheckpointError:
         raise
@@ -94,7 +119,7 @@ def shapes_of(source: Checkpoint) -> Iterator[None]:
                               "take a file of the official layout") from error
 
 
-def load_parts(path: Path, device: str, dtype: torch.dtype, ema: bool) -> dict[str, Any]:
+def load_parts(path: Path, device: str, dtype: torch.dtype, ema: bool, kernels: Kernels = "auto") -> dict[str, Any]:
     """Read a model file into the keywords of `Pipeline`.  Everything is matched before any weight is read.
 
     Raises CheckpointError where the file is missing, damaged, incomplete or of a family that is not supported.
@@ -112,10 +137,11 @@ def load_parts(path: Path, device: str, dtype: torch.dtype, ema: bool) -> dict[s
     for name, module in modules.items():
         match(module, rows[name], source.parts[name])
     for name, module in modules.items():
-        fill(module, rows[name], source.parts[name], dtype, device)
-        module.eval().to(memory_format=torch.channels_last)
+        fill(module, rows[name], source.parts[name], dtype, device, torch.channels_last)
+        prepare(module, kernels)
+    schedule = Schedule(say.beta_start, say.beta_end, say.timesteps, say.zero_terminal_snr)
     return {**modules, "prediction": say.prediction, "size": say.size, "guidance": say.guidance,
-            "vocabulary": source.vocabulary}
+            "vocabulary": source.vocabulary, "schedule": schedule}
 
 
 def load_vae(path: Path, dtype: torch.dtype = torch.float32) -> VAE:
@@ -133,6 +159,7 @@ def save_parts(path: str | Path, vae: VAE, unet: UNet, text: CLIPText, metadata:
     """Write a model as one official .safetensors file, with what its shapes cannot say as metadata."""
     parts = {"unet": (unet.state_dict(), unet_names.rows(unet.cfg)), "vae": (vae.state_dict(), vae_names.rows(vae.cfg)),
              "text": (text.state_dict(), text_names.rows(text.cfg))}
-    shape = {"heads": unet.cfg.heads, "groups": unet.cfg.groups, "vae_groups": vae.cfg.groups,
+    heads = {"heads": unet.cfg.heads} if unet.cfg.head_channels is None else {}
+    shape = {**heads, "groups": unet.cfg.groups, "vae_groups": vae.cfg.groups,
              "scale_factor": vae.cfg.scale_factor}
     save_checkpoint(path, parts, {**shape, **metadata}, vocabulary)

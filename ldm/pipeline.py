@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from ldm import __version__
+from ldm.approximate import GuidanceInterval, StepCache
 from ldm.images import on_white, pad_to_multiple, to_images, to_tensor, with_metadata
 from ldm.loading import load_parts, resolve_device, resolve_dtype, save_parts
+from ldm.prepare import Kernels, check_kernels
 from ldm.samplers import CFG, SAMPLERS, Denoiser, Prediction, Schedule, Step, seeded_noise
 from ldm.settings import Settings
 from ldm.text import CLIPText, Tokenizer
@@ -52,9 +54,10 @@ class Pipeline:
     """
 
     def __init__(self, vae: VAE, unet: UNet, text: CLIPText, prediction: Prediction = "eps", size: int = 512,
-                 guidance: float = 7.5, vocabulary: Tensor | None = None, name: str = "", ema: bool = True):
+                 guidance: float = 7.5, vocabulary: Tensor | None = None, name: str = "", ema: bool = True,
+                 schedule: Schedule = Schedule()):  # noqa: B008  (frozen, so safe as a default)
         self.vae, self.unet, self.text = vae, unet, text
-        self.tokenizer, self.schedule = Tokenizer(), Schedule()
+        self.tokenizer, self.schedule = Tokenizer(), schedule
         self.prediction: Prediction = prediction
         self.size, self.guidance = size, guidance       # native side in pixels; default guidance
         self.vocabulary = vocabulary                    # token ids that the model was trained on; None: all
@@ -62,20 +65,23 @@ class Pipeline:
 
     @classmethod
     def load(cls, path: str | Path | None = None, device: str = "auto", dtype: str | torch.dtype = "auto",
-             ema: bool = True) -> "Pipeline":
+             ema: bool = True, kernels: Kernels = "auto") -> "Pipeline":
         """Load .safetensors, .ckpt, .pt or a diffusers folder; None is the bundled model.
 
         device "auto": a GPU where there is one.  dtype "auto": bfloat16 where the device computes in it, else float32.
         `ema` takes EMA twins where the file has them.
-        Raises CheckpointError where the file does not fit, ValueError for an unknown device or dtype.
+        `kernels`: "auto" is the fastest exact path, "portable" does without compiled kernels, "plain" is PyTorch alone.
+        Raises CheckpointError where the file does not fit, ValueError for an unknown device, dtype or kernels.
         """
+        check_kernels(kernels)
         path = Path(path) if path is not None else BUNDLED
         device = resolve_device(device)
-        return cls(**load_parts(path, device, resolve_dtype(dtype, device), ema), name=path.name, ema=ema)
+        return cls(**load_parts(path, device, resolve_dtype(dtype, device), ema, kernels), name=path.name, ema=ema)
 
     def save(self, path: str | Path) -> None:
         """Write the model as one .safetensors file in the official layout, which other programs read."""
-        metadata = {"prediction": self.prediction, "size": self.size, "guidance": self.guidance}
+        metadata = {"prediction": self.prediction, "size": self.size, "guidance": self.guidance,
+                    **asdict(self.schedule)}
         save_parts(path, self.vae, self.unet, self.text, metadata)
 
     @property
@@ -103,23 +109,24 @@ class Pipeline:
                           stacklevel=3)
 
     @torch.no_grad()
-    def encode_image(self, image: Image.Image | Tensor) -> Tensor:
+    def encode_image(self, image: Image.Image | Tensor, tile: int | None = None) -> Tensor:
         """Picture, PIL or [B 3 H W] in [-1, 1] -> latents [B 4 h w], scaled for the UNet.
 
-        Sides that are not multiples of 8 are padded by repeating the right and bottom edges.
+        Sides that are not multiples of 8 are padded by repeating the right and bottom edges.  `tile`: as `VAE.encode`.
         """
         x = to_tensor(image) if isinstance(image, Image.Image) else image
         x = pad_to_multiple(x, self.vae.cfg.factor).to(self.device)
-        return self.run_vae(lambda: self.vae.encode(x).mean, x) * self.vae.cfg.scale_factor
+        return self.run_vae(lambda: self.vae.encode(x, tile).mean, x) * self.vae.cfg.scale_factor
 
     @torch.no_grad()
-    def decode_latents(self, z: Tensor) -> Tensor:
+    def decode_latents(self, z: Tensor, tile: int | None = None) -> Tensor:
         """Latents [B 4 h w] (`step.z`) -> pictures [B 3 8h 8w], about [-1, 1], one at a time to save memory.
 
+        `tile` (pixels, a multiple of 8) decodes overlapping squares and blends them: less memory still, approximate.
         Raises NonFiniteError rather than return a black picture.
         """
         raw = z / self.vae.cfg.scale_factor
-        return self.run_vae(lambda: torch.cat([self.vae.decode(one) for one in raw.split(1)]), z)
+        return self.run_vae(lambda: torch.cat([self.vae.decode(one, tile) for one in raw.split(1)]), z)
 
     def run_vae(self, run: Callable[[], Tensor], given: Tensor) -> Tensor:
         """The result of a VAE run on `given`.  A 16-bit VAE that overflows is run once more in float32, with a warning.
@@ -167,11 +174,13 @@ class Pipeline:
             x = math.hypot(1, sigmas[0]) * unit
         else:
             sized = on_white(image).resize((plan.width, plan.height), Image.Resampling.LANCZOS)
-            x = self.encode_image(sized) + sigmas[0] * unit
+            x = self.encode_image(sized, s.tile) + sigmas[0] * unit
         cond, uncond = self.encode_prompt(plan.prompts), self.encode_prompt([s.negative_prompt])
-        denoiser = Denoiser(self.unet, self.schedule, self.prediction)
+        network = StepCache(self.unet, s.cache) if s.cache > 1 else self.unet
+        denoiser = Denoiser(network, self.schedule, self.prediction)
         assert s.guidance is not None                   # `plan` resolved it
-        denoise = CFG(denoiser, cond.repeat_interleave(s.count, dim=0), uncond, s.guidance)
+        cfg = CFG(denoiser, cond.repeat_interleave(s.count, dim=0), uncond, s.guidance)
+        denoise = GuidanceInterval(cfg, s.guidance_min_sigma, s.guidance_max_sigma)
         extra = {"eta": s.eta} if s.sampler == "ddim" else {}
         for step in SAMPLERS[s.sampler](denoise, x, sigmas, noise, **extra):
             if not step.x.isfinite().all():
@@ -191,10 +200,10 @@ class Pipeline:
 
     def finish(self, plan: Plan, step: Step, image: Image.Image | None = None) -> list[Image.Image]:
         """Decode the last step to pictures of the planned size, each with its metadata."""
-        decoded = to_images(self.decode_latents(step.z)[:, :, : plan.height, : plan.width])
+        pixels = self.decode_latents(step.z, plan.settings.tile)[:, :, : plan.height, : plan.width]
         prompts = [p for p in plan.prompts for _ in range(plan.settings.count)]
         return [with_metadata(picture, self.metadata(plan, prompt, seed, image))
-                for picture, prompt, seed in zip(decoded, prompts, plan.seeds, strict=True)]
+                for picture, prompt, seed in zip(to_images(pixels), prompts, plan.seeds, strict=True)]
 
     def metadata(self, plan: Plan, prompt: str, seed: int, image: Image.Image | None) -> dict[str, Any]:
         """All that remakes one picture of a batch alone."""

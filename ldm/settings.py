@@ -27,14 +27,21 @@ class Settings:
     height: int | None = setting(None, int, "height in pixels, a multiple of 8 (default: the model's, or the input's)")
     count: int = setting(1, int, "pictures per prompt")
     strength: float = setting(0.75, float, "with an input picture: share of its steps to redo, above 0, up to 1")
+    cache: int = setting(1, int, "approximate: evaluate the deep part of the UNet every n-th time only; 1 is exact")
+    guidance_min_sigma: float = setting(0.0, float, "approximate: no guidance where the noise level is this or less")
+    guidance_max_sigma: float | None = setting(
+        None, float, "approximate: no guidance where the noise level, which falls from about 14.6, is above this")
+    tile: int | None = setting(None, int, "approximate: pictures to and from latents in squares of this many pixels, a "
+                                          "multiple of 8 from 32 on, which takes less memory (default: whole)")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "count", "seed", "width", "height"):
+        for name in ("steps", "count", "seed", "width", "height", "cache", "tile"):
             if not isinstance(getattr(self, name), int | None):
                 raise ValueError(f"{name} {getattr(self, name)!r} is not a whole number; give an int")
         within("steps", self.steps, 1, 999)
         within("count", self.count, 1, 10**6)
         within("eta", self.eta, 0, 1)
+        within("cache", self.cache, 1, 999)
         within("seed", self.seed, 0, 2**63 - 1 - self.count)
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler {self.sampler!r} is unknown; try one of {', '.join(SAMPLERS)}")
@@ -46,6 +53,14 @@ class Settings:
             raise ValueError(f"strength {self.strength} is not above 0 and up to 1; try 0.75")
         if self.guidance is not None:
             within("guidance", self.guidance, 0, 1000)
+        within("guidance_min_sigma", self.guidance_min_sigma, 0, 10_000)
+        if self.guidance_max_sigma is not None:
+            within("guidance_max_sigma", self.guidance_max_sigma, 0, 10_000)
+            if self.guidance_max_sigma <= self.guidance_min_sigma:
+                raise ValueError(f"guidance_max_sigma {self.guidance_max_sigma} is not above guidance_min_sigma "
+                                 f"{self.guidance_min_sigma}; for no guidance at all, set guidance to 1")
+        if self.tile is not None and (self.tile < 32 or self.tile % 8):
+            raise ValueError(f"tile {self.tile} is not a multiple of 8, 32 or more; try 512")
         for name, value in (("width", self.width), ("height", self.height)):
             if value is not None and (value < 8 or value % 8):
                 raise ValueError(f"{name} {value} is not a multiple of 8; try {max(8, (value + 4) // 8 * 8)}")

@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from ldm import NonFiniteError, Pipeline
 from ldm.images import check_target, save_image
 from ldm.pipeline import Plan
+from ldm.prepare import Kernels, describe
 from ldm.settings import add_arguments
 
 MISTAKES = (ValueError, OSError, NonFiniteError, MemoryError, torch.OutOfMemoryError, Image.DecompressionBombError,
@@ -30,6 +32,9 @@ def parser(doc: str | None, without: tuple[str, ...] = ()) -> argparse.ArgumentP
     p.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
     p.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"],
                    help="precision (default: bfloat16 where the hardware has it)")
+    p.add_argument("--kernels", default="auto", choices=get_args(Kernels),
+                   help="auto: the fastest exact ones; portable: none compiled; plain: PyTorch's own (default auto)")
+    p.add_argument("--verbose", action="store_true", help="say how each network was prepared")
     p.add_argument("--no-ema", action="store_true", help="take the raw weights of a file that has EMA twins")
     return p
 
@@ -51,7 +56,11 @@ def draw(pipe: Pipeline, plan: Plan, out: Path, image: Image.Image | None = None
 def load(args: argparse.Namespace) -> Pipeline:
     """The pipeline that the flags ask for, after a look at the output, so that no work is lost."""
     check_target(args.out)
-    return Pipeline.load(args.ckpt, device=args.device, dtype=args.dtype, ema=not args.no_ema)
+    pipe = Pipeline.load(args.ckpt, device=args.device, dtype=args.dtype, ema=not args.no_ema, kernels=args.kernels)
+    if args.verbose:
+        for name in ("text", "unet", "vae"):
+            print(f"{name}: {describe(getattr(pipe, name))}", file=sys.stderr)
+    return pipe
 
 
 def run(main: Callable[[], None]) -> None:

@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
-from einops import EinopsError
 from torch import Tensor
 from torch.testing import assert_close
 
-from ldm.attention import attention
+from ldm.attention import attention, blocked
 
 
 def written_out(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool) -> Tensor:
@@ -24,13 +23,15 @@ def written_out(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool) -> Te
     return torch.cat(outs, -1)
 
 
+@pytest.mark.parametrize("kernels", ["auto", "portable", "plain"])
 @pytest.mark.parametrize(("queries", "keys", "heads", "causal"),
                          [(5, 5, 1, False), (6, 3, 4, False), (5, 5, 2, True), (1, 9, 8, False)])
-def test_attention_equals_the_formula(queries, keys, heads, causal):
+def test_attention_equals_the_formula(queries, keys, heads, causal, kernels):
     g = torch.Generator().manual_seed(0)
     q = torch.randn(2, queries, 16, generator=g, dtype=torch.float64)
     k, v = torch.randn(2, 2, keys, 16, generator=g, dtype=torch.float64)
-    assert_close(attention(q, k, v, heads, causal), written_out(q, k, v, heads, causal), rtol=1e-12, atol=1e-12)
+    expected = written_out(q, k, v, heads, causal)
+    assert_close(attention(q, k, v, heads, causal, kernels), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_causal_attention_does_not_see_later_tokens():
@@ -43,5 +44,13 @@ def test_causal_attention_does_not_see_later_tokens():
 
 
 def test_heads_must_divide_the_channels():
-    with pytest.raises(EinopsError, match="divide"):
+    with pytest.raises(ValueError, match="3 heads do not divide 10 channels; choose a divisor"):
         attention(*torch.randn(3, 1, 4, 10), heads=3)
+
+
+def test_blocks_of_queries_do_not_show(monkeypatch):
+    q, k, v = torch.randn(3, 2, 50, 16, dtype=torch.float64)
+    whole = blocked(q, k, v, heads=2)
+    monkeypatch.setattr("ldm.attention.QUERIES", 7)
+    monkeypatch.setattr("ldm.attention.SCORES", 3 * 7 * 50)             # 3 of the 4 heads of both pictures
+    assert_close(blocked(q, k, v, heads=2), whole, rtol=1e-12, atol=1e-12)

@@ -13,13 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 LDM = ROOT / "ldm"
 
 # Component: what it may import beside the standard library and itself
-LEAVES = {"ldm.naming", "ldm.files", "ldm.attention"}
+LEAVES = {"ldm.naming", "ldm.files", "ldm.attention", "ldm.native"}
 NETWORK = {"torch", "einops", "ldm.attention", "ldm.naming"}
 PARTS = {"ldm.vae", "ldm.unet", "ldm.text", "ldm.samplers", "ldm.weights", "ldm.images", "ldm.files"}
 ALLOWED = {
     "naming": set(),
     "files": set(),
-    "attention": {"torch", "einops"},
+    "native": {"torch", "ldm.files"},
+    "attention": {"torch", "einops", "ldm.native"},
     "vae": NETWORK,
     "unet": NETWORK,
     "text": NETWORK | {"regex"},
@@ -27,9 +28,13 @@ ALLOWED = {
     "weights": {"torch", "safetensors", "ldm.files", "ldm.naming"},
     "images": {"torch", "numpy", "PIL", "ldm.files"},
     "settings": {"ldm.samplers"},
+    "approximate": {"torch", "ldm.samplers", "ldm.unet"},
     "training": PARTS | {"torch", "numpy", "PIL", "matplotlib", "safetensors", "tqdm"},
-    "loading": PARTS | {"torch"},
-    "pipeline": PARTS | {"torch", "PIL", "ldm.settings", "ldm.loading", "ldm.__version__"},
+    "packed": {"torch"},
+    "prepare": {"torch", "ldm.attention", "ldm.packed", "ldm.unet", "ldm.vae"},
+    "loading": PARTS | {"torch", "ldm.prepare"},
+    "pipeline": PARTS | {"torch", "PIL", "ldm.settings", "ldm.loading", "ldm.prepare", "ldm.approximate",
+                         "ldm.__version__"},
 }
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.attention import attention
+from ldm.attention import Kernels, attention
 
 
 def repeat_to(x: Tensor, batch: int) -> Tensor:
@@ -32,14 +32,16 @@ class ResBlock(nn.Module):
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))
         h = h + repeat_to(self.time(F.silu(emb)), len(h))[:, :, None, None]
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
         return self.skip(x) + h
 
 
 class Attention(nn.Module):
     """Multi-head attention of tokens to themselves or to a context.  x [B L C], context [B S W] -> [B L C]."""
+
+    kernels: Kernels = "auto"
 
     def __init__(self, channels: int, heads: int, context_width: int | None = None):
         super().__init__()
@@ -51,7 +53,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         context = x if context is None else context
-        return self.out(attention(self.q(x), self.k(context), self.v(context), self.heads))
+        return self.out(attention(self.q(x), self.k(context), self.v(context), self.heads, kernels=self.kernels))
 
 
 class GEGLU(nn.Module):

@@ -76,11 +76,12 @@ def counts(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
     return blocks // n, n - 1, count(shapes, "middle_block.1.transformer_blocks")
 
 
-def config_from(shapes: Mapping[str, tuple[int, ...]], heads: int = 8, groups: int = 32) -> UNetConfig:
+def config_from(shapes: Mapping[str, tuple[int, ...]], heads: int | None = None,
+                groups: int = 32) -> UNetConfig:
     """UNetConfig from the shapes of a file's tensors (CompVis or diffusers names, without prefix).
 
-    Two numbers leave no trace in the shapes: `groups`, and `heads`, which are 64 channels wide where proj_in is linear
-    (SD 2), but for the x4 upscaler, which has class labels.
+    Two numbers leave no trace in the shapes: `groups`, and `heads`.  Without a number there are 8, or where proj_in is
+    linear (SD 2) as many as are 64 channels wide, but for the x4 upscaler, which has class labels.
     Raises KeyError where a tensor that every UNet has is missing.
     """
     levels, res_blocks, depth = counts(shapes)
@@ -105,8 +106,8 @@ def config_from(shapes: Mapping[str, tuple[int, ...]], heads: int = 8, groups: i
         res_blocks=res_blocks,
         depth=depth,
         context_width=shapes[name["mid.attn.blocks.0.cross_attn.k"]][1],
-        heads=heads,
-        head_channels=64 if linear and classes is None else None,
+        heads=heads or 8,
+        head_channels=64 if heads is None and linear and classes is None else None,
         linear_proj=linear,
         groups=groups,
         classes=classes,

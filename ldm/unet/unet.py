@@ -68,7 +68,7 @@ class TimeEmbedding(nn.Module):
         self.linear1, self.linear2 = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, 4 * channels)
 
     def forward(self, t: Tensor) -> Tensor:
-        sinusoids = timestep_embedding(t, self.channels).to(self.linear1.weight.dtype)
+        sinusoids = timestep_embedding(t, self.channels).to(self.linear1.bias.dtype)
         return self.linear2(F.silu(self.linear1(sinusoids)))
 
 
@@ -112,14 +112,18 @@ class DownStage(Stage):
 
 
 class UpStage(Stage):
-    """A level on the way up, one skip per block, popped from the list; all but the last end by enlarging."""
+    """A level on the way up, one skip per block, popped from the list; all but the last end by enlarging.
+
+    `blocks` says which blocks to run: the last level can be left and entered before its last block.
+    """
 
     def __init__(self, cfg: UNetConfig, level: int, c_ins: list[int]):
         super().__init__(cfg, level, c_ins)
         self.upsample = Upsample(cfg.widths[level]) if level > 0 else None
 
-    def forward(self, h: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor) -> Tensor:
-        for res, attn in zip(self.res, self.attn, strict=True):
+    def forward(self, h: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor,
+                blocks: slice = slice(None)) -> Tensor:
+        for res, attn in list(zip(self.res, self.attn, strict=True))[blocks]:
             h = attn(res(torch.cat([h, skips.pop()], dim=1), emb), context)
         return h if self.upsample is None else self.upsample(h, skips[-1].shape[2:])
 
@@ -179,29 +183,41 @@ class UNet(nn.Module):
         emb = self.time(t)
         return emb if self.label is None else emb + self.label(labels)
 
-    def encode(self, x: Tensor, emb: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The way down.  x [B C h w], emb [B E], context [nB S W] -> features, and the skips, each of full batch nB."""
+    def encode(self, x: Tensor, emb: Tensor, context: Tensor, levels: int | None = None) -> tuple[Tensor, list[Tensor]]:
+        """The way down.  x [B C h w], emb [B E], context [nB S W] -> features, and the skips, each of full batch nB.
+
+        `levels` goes down the first so many levels only; 0 leaves one skip, that of the first convolution.
+        """
         skips = [self.conv_in(x)]
-        for stage in self.down:
+        for stage in self.down[:levels]:
             skips += stage(skips[-1], emb, context)
         return skips[-1], [repeat_to(skip, len(context)) for skip in skips]
 
     def decode(self, h: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor) -> Tensor:
         """The way up, with the skips from the last to the first -> prediction [nB C h w]."""
+        return self.finish(self.ascend(h, skips, emb, context), skips, emb, context)
+
+    def ascend(self, h: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor) -> Tensor:
+        """The way up to before its last block -> features [nB C h w]."""
         skips = list(skips)
-        for stage in self.up:
+        for stage in self.up[:-1]:
             h = stage(h, skips, emb, context)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.up[-1](h, skips, emb, context, slice(-1))
+
+    def finish(self, h: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor) -> Tensor:
+        """The last block, which needs the first skip alone, and the output -> prediction [nB C h w]."""
+        h = self.up[-1](h, skips[:1], emb, context, slice(-1, None))
+        return self.conv_out(F.silu(self.norm_out(h), inplace=True))
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, labels: Tensor | None = None) -> Tensor:
-        self._check(x, t, context, labels)
+        self.check(x, t, context, labels)
         dtype = self.conv_in.weight.dtype
         emb, context = self.embed(t, labels), context.to(dtype)
         h, skips = self.encode(x.to(dtype), emb, context)
         h = self.mid(h, emb, context)
         return self.decode(h, skips, emb, context).to(x.dtype)
 
-    def _check(self, x: Tensor, t: Tensor, context: Tensor, labels: Tensor | None) -> None:
+    def check(self, x: Tensor, t: Tensor, context: Tensor, labels: Tensor | None) -> None:
         """Raise ValueError where the inputs do not fit the model or one another."""
         if x.ndim != 4 or x.shape[1] != self.cfg.in_channels:
             raise ValueError(f"x has shape {tuple(x.shape)}; this UNet takes [B {self.cfg.in_channels} h w]")

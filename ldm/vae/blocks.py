@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.attention import attention
+from ldm.attention import Kernels, attention
 
 EPS = 1e-6  # CompVis ldm/modules/diffusionmodules/model.py, Normalize
 
@@ -18,13 +18,15 @@ class ResBlock(nn.Module):
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(F.silu(self.norm1(x), inplace=True))
+        h = self.conv2(F.silu(self.norm2(h), inplace=True))
         return self.skip(x) + h
 
 
 class Attention(nn.Module):
     """Single-head self-attention over all pixels, plus the input.  x [B C H W] -> [B C H W]."""
+
+    kernels: Kernels = "auto"
 
     def __init__(self, channels: int, groups: int = 32):
         super().__init__()
@@ -35,7 +37,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         q, k, v = (f(h).permute(0, 2, 3, 1).flatten(1, 2) for f in (self.q, self.k, self.v))
-        h = attention(q, k, v, heads=1).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        h = attention(q, k, v, heads=1, kernels=self.kernels).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
         return x + self.out(h)
 
 

@@ -79,7 +79,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.mid(self.down(self.conv_in(x)))
-        return self.quant(self.conv_out(F.silu(self.norm_out(h))))
+        return self.quant(self.conv_out(F.silu(self.norm_out(h), inplace=True)))
 
 
 class Decoder(nn.Module):
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.up(self.mid(self.conv_in(self.post_quant(z))))
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(F.silu(self.norm_out(h), inplace=True))
 
 
 class VAE(nn.Module):

@@ -8,6 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+WINDOW = 2**28                                          # bytes of a file that are mapped together
+BUFFER = 2**26                                          # first size of the buffer.  No memory until touched; more than
+                                                        # 32 MiB, else glibc, when the buffer is freed, raises its limit
+                                                        # of what it returns to the system, and freed models stay
+SMALL = 2**14                                           # bytes below which a tensor is not worth pages of its own
+
 
 class CheckpointError(ValueError):
     """A model file that cannot be used: says what, where and what to do."""
@@ -50,6 +56,12 @@ def check_extent(name: str, entry: Entry, begin: int, end: int) -> Entry:
     return entry
 
 
+def strides(shape: tuple[int, ...], layout: torch.memory_format) -> tuple[int, ...]:
+    """Strides, in elements, of a tensor in that layout, which is for tensors of four sides; others are contiguous."""
+    layout = layout if len(shape) == 4 else torch.contiguous_format
+    return torch.empty(shape, device="meta", memory_format=layout).stride()
+
+
 class Reader:
     """Reads tensors through one reused buffer, or maps them.
 
@@ -58,10 +70,11 @@ class Reader:
     """
 
     def __init__(self):
-        self.buffer = torch.empty(0, dtype=torch.uint8)
-        self.maps: dict[Path, Tensor] = {}
+        self.buffer = torch.empty(BUFFER, dtype=torch.uint8)
+        self.maps: dict[tuple[Path, int], Tensor] = {}
 
-    def read(self, entry: Entry, dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
+    def read(self, entry: Entry, dtype: torch.dtype, device: str | torch.device = "cpu",
+             layout: torch.memory_format = torch.contiguous_format) -> Tensor:
         """A new tensor with the entry's values.  Raises CheckpointError where the file ends too early."""
         assert isinstance(entry.dtype, torch.dtype)
         if len(self.buffer) < entry.nbytes:
@@ -72,25 +85,32 @@ class Reader:
             if file.readinto(raw.numpy().data) != entry.nbytes:
                 raise CheckpointError(f"{entry.path} is truncated; download or copy it again")
         stored = raw.view(entry.dtype).as_strided(entry.stored_shape, entry.stride)
+        made = torch.empty_strided(entry.shape, strides(entry.shape, layout), dtype=dtype, device=device)
         if entry.rows is None:
-            return stored.to(device, dtype, memory_format=torch.contiguous_format, copy=True)
-        dense = torch.zeros(entry.shape, dtype=dtype)
-        dense[entry.rows] = stored.to(dtype)
-        return dense.to(device)
+            return made.copy_(stored)
+        return made.zero_().index_copy_(0, entry.rows.to(device), stored.to(device, dtype))
 
-    def map(self, entry: Entry) -> Tensor:
-        """The entry's values where they lie: no memory until touched, copied on write, the file never changes."""
+    def map(self, entry: Entry, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+        """The entry's values where they lie: no memory until touched, copied on write, the file never changes.
+
+        A file is mapped in windows, so that what is no longer used gives its pages back.
+        """
         assert isinstance(entry.dtype, torch.dtype)
-        if entry.path not in self.maps:
+        start = entry.offset // WINDOW * WINDOW
+        if (entry.path, start) not in self.maps:
             with open(entry.path, "rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            self.maps[entry.path] = torch.frombuffer(mapped, dtype=torch.uint8)
-        raw = self.maps[entry.path][entry.offset : entry.offset + entry.nbytes]
-        return raw.view(entry.dtype).view(entry.shape)
+                length = min(2 * WINDOW, entry.path.stat().st_size - start)     # a tensor may reach into the next
+                mapped = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=start)
+            self.maps[entry.path, start] = torch.frombuffer(mapped, dtype=torch.uint8)
+        raw = self.maps[entry.path, start][entry.offset - start :][: entry.nbytes]
+        return raw.view(entry.dtype).as_strided(entry.shape, strides(entry.shape, layout))
 
-    def load(self, entry: Entry, dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
-        """Map the entry where its dtype and place allow it, else read and convert it."""
-        wanted = entry.dtype == dtype and torch.device(device).type == "cpu"
-        contiguous = entry.rows is None and entry.stride == contiguous_stride(entry.shape) and entry.nbytes > 0
+    def load(self, entry: Entry, dtype: torch.dtype, device: str | torch.device = "cpu",
+             layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+        """Map the entry where its dtype, place and layout allow it and it is worth a page, else read and convert it."""
+        wanted = entry.dtype == dtype and torch.device(device).type == "cpu" and entry.rows is None
         aligned = entry.offset % dtype.itemsize == 0
-        return self.map(entry) if wanted and contiguous and aligned else self.read(entry, dtype, device)
+        sides = zip(entry.shape, entry.stride, strides(entry.shape, layout), strict=True)
+        laid_out = all(stored == step for n, stored, step in sides if n > 1)
+        mappable = wanted and aligned and laid_out and SMALL <= entry.nbytes <= WINDOW
+        return self.map(entry, layout) if mappable else self.read(entry, dtype, device, layout)

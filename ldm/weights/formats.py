@@ -134,11 +134,14 @@ def folder_metadata(path: Path) -> dict[str, Any]:
         except ValueError as e:
             raise CheckpointError(f"{path / name} is damaged ({e}); download or copy it again") from e
 
-    unet, vae = load("unet/config.json"), load("vae/config.json")
-    prediction = load("scheduler/scheduler_config.json").get("prediction_type")
+    unet, vae, noise = (load(f"{name}.json") for name in ("unet/config", "vae/config", "scheduler/scheduler_config"))
+    prediction = noise.get("prediction_type")
     found = {"heads": unet.get("attention_head_dim"),       # diffusers' misnomer: the number of heads
              "groups": unet.get("norm_num_groups"),
              "vae_groups": vae.get("norm_num_groups"),
              "prediction": prediction and PREDICTIONS.get(prediction, prediction),
-             "scale_factor": vae.get("scaling_factor")}
+             "scale_factor": vae.get("scaling_factor"),
+             "zero_terminal_snr": noise.get("rescale_betas_zero_snr"),
+             "timesteps": noise.get("num_train_timesteps"),
+             **{name: noise.get(name) for name in ("beta_start", "beta_end", "beta_schedule", "trained_betas")}}
     return {key: value for key, value in found.items() if value is not None}

@@ -47,15 +47,16 @@ def squeezed(shape: tuple[int, ...]) -> list[int]:
 
 
 @torch.no_grad()
-def fill(model: nn.Module, rows: Iterable[Row], part: Part, dtype: torch.dtype,
-         device: str | torch.device = "cpu") -> None:
+def fill(model: nn.Module, rows: Iterable[Row], part: Part, dtype: torch.dtype, device: str | torch.device = "cpu",
+         layout: torch.memory_format = torch.contiguous_format) -> None:
     """Replace the model's weights, which may be on the meta device, by the file's, as `dtype` on `device`.
 
-    Weights of that dtype are mapped from the file; others pass through one buffer, in file order, so that memory never
-    holds more than the result and one tensor.  Raises CheckpointError as `match`, before any weight is read.
+    Weights that lie as wanted are mapped from the file; others pass through one buffer, in file order, each straight
+    into its final place, so that memory never holds more than the result and one tensor.  `layout` is that of weights
+    of four sides.  Raises CheckpointError as `match`, before any weight is read.
     """
     matched, shapes = match(model, rows, part), {name: tensor.shape for name, tensor in model.state_dict().items()}
     reader, weights = Reader(), {}
     for name, entry in sorted(matched.items(), key=lambda item: (item[1].path, item[1].offset)):
-        weights[name] = reader.load(entry, dtype, device).reshape(shapes[name])
+        weights[name] = reader.load(entry, dtype, device, layout).reshape(shapes[name])
     model.load_state_dict(weights, assign=True)

@@ -1,6 +1,9 @@
 """Files whose names are right and whose shapes or metadata are not."""
 
 import json
+import subprocess
+import sys
+import weakref
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ldm import CheckpointError, Pipeline
+from ldm.samplers import Schedule
 
 TEXT = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
@@ -25,7 +29,8 @@ def changed(tiny_model, path, tensors=None, **metadata):
 
 @pytest.mark.parametrize(("name", "value"), [
     ("heads", "8"), ("heads", [8, 8]), ("heads", 0), ("groups", 2.5), ("size", "512"), ("size", 500),
-    ("guidance", None), ("scale_factor", "0.18"), ("scale_factor", 0), ("prediction", "noise"), ("prediction", ["v"])])
+    ("guidance", None), ("scale_factor", "0.18"), ("scale_factor", 0), ("prediction", "noise"), ("prediction", ["v"]),
+    ("beta_end", 1), ("beta_start", 0), ("zero_terminal_snr", 1), ("timesteps", 2.5)])
 def test_metadata_that_makes_no_sense_is_refused(tiny_model, tmp_path, name, value):
     path = changed(tiny_model, tmp_path / "m.safetensors", **{name: value})
     with pytest.raises(CheckpointError, match=f"says {name} .*, which makes no sense"):
@@ -40,3 +45,49 @@ def test_shapes_that_fit_no_model_are_refused(tiny_model, tmp_path, tensors, met
     path = changed(tiny_model, tmp_path / "m.safetensors", tensors, **metadata)
     with pytest.raises(CheckpointError, match="fit no Stable Diffusion 1 model|does not fit the"):
         Pipeline.load(path)
+
+
+HEAVY = ["sympy", "open_clip", "transformers", "diffusers", "matplotlib", "scipy", "pandas", "torchvision"]
+START = """
+import sys
+from ldm import Pipeline
+pipe = Pipeline.load(sys.argv[1], "cpu", "float32")
+pipe.encode_prompt(["a cat"])
+print([name for name in sys.argv[2:] if name in sys.modules])
+"""
+
+
+def test_loading_imports_nothing_heavy(tiny_model):
+    """Each of these takes a second or so; PyTorch imports SymPy to draw random numbers on the meta device."""
+    run = subprocess.run([sys.executable, "-c", START, tiny_model, *HEAVY], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_models_are_freed_at_once(tiny_model):
+    pipe = Pipeline.load(tiny_model, "cpu")
+    pipe("a cat", steps=4)
+    weights = [weakref.ref(next(module.parameters())) for module in (pipe.unet, pipe.vae, pipe.text)]
+    assert all(ref() is not None for ref in weights)
+    pipe = None
+    assert all(ref() is None for ref in weights)
+
+
+def test_weights_are_laid_out_while_they_are_read(tiny_model, monkeypatch):
+    """What prepares a model finds nothing to move."""
+    moved = []
+    def prepare(module, kernels):
+        before = [weight.data_ptr() for weight in module.parameters()]
+        module.to(memory_format=torch.channels_last)
+        moved.extend(a for a, weight in zip(before, module.parameters(), strict=True) if a != weight.data_ptr())
+    monkeypatch.setattr("ldm.loading.prepare", prepare)
+    for dtype in ("float32", "bfloat16"):
+        Pipeline.load(tiny_model, "cpu", dtype)
+    assert moved == []
+
+
+def test_schedule_comes_from_the_metadata(tiny_model, tmp_path):
+    told = {"beta_start": 0.001, "beta_end": 0.02, "timesteps": 500, "zero_terminal_snr": True}
+    pipe = Pipeline.load(changed(tiny_model, tmp_path / "m.safetensors", **told))
+    assert pipe.schedule == Schedule(**told)
+    pipe.save(tmp_path / "again.safetensors")
+    assert Pipeline.load(tmp_path / "again.safetensors").schedule == pipe.schedule

@@ -132,8 +132,9 @@ def test_encode_image_pads_edges_and_scales(pipe):
     padded = torch.cat([padded, padded[:, :, -1:].expand(-1, -1, 5, -1)], 2)
     z = pipe.encode_image(photo(61, 43))
     assert z.shape == (1, 4, 6, 8) and not z.requires_grad
-    assert torch.equal(z, pipe.vae.encode(padded).mean * 0.18215)
     assert torch.equal(z, pipe.encode_image(x))
+    with torch.no_grad():
+        assert torch.equal(z, pipe.vae.encode(padded).mean * 0.18215)
 
 
 def test_decode_latents_undoes_the_scale(pipe):
@@ -141,6 +142,21 @@ def test_decode_latents_undoes_the_scale(pipe):
     image = pipe.decode_latents(z)
     assert image.shape == (3, 3, 32, 48) and not image.requires_grad
     torch.testing.assert_close(image, pipe.vae.decode(z / 0.18215).detach(), rtol=0, atol=1e-5)
+
+
+def test_tiles_reach_the_vae(pipe, monkeypatch):
+    """By argument and by setting, in both directions; and the picture says so."""
+    x, z = to_tensor(photo(96, 80)), torch.randn(1, 4, 10, 12)
+    with torch.no_grad():
+        assert torch.equal(pipe.encode_image(x, tile=64), pipe.vae.encode(x, tile=64).mean * 0.18215)
+        assert torch.equal(pipe.decode_latents(z, tile=64), pipe.vae.decode(z / 0.18215, tile=64))
+    tiles: list[int | None] = []
+    for name in ("encode", "decode"):
+        plain = getattr(pipe.vae, name)
+        monkeypatch.setattr(pipe.vae, name, lambda x, tile=None, plain=plain: (tiles.append(tile), plain(x, tile))[1])
+    [image] = pipe("a cat", image=photo(96, 80), tile=64, **FAST)
+    assert tiles == [64, 64] and image.size == (96, 80)
+    assert json.loads(image.info["ldm"])["tile"] == 64
 
 
 def test_modules_keep_gradients(pipe):

@@ -10,7 +10,8 @@ from ldm import Settings
 from ldm.settings import add_arguments, from_arguments
 
 OTHER = {"negative_prompt": "blur", "steps": 7, "guidance": 2.5, "sampler": "heun", "spacing": "karras", "seed": 11,
-         "width": 72, "height": 136, "count": 3, "strength": 0.25}
+         "width": 72, "height": 136, "count": 3, "strength": 0.25, "cache": 3, "guidance_min_sigma": 0.5,
+         "guidance_max_sigma": 6.0, "tile": 64}
 
 
 @pytest.mark.parametrize(("name", "value", "message"), [
@@ -26,6 +27,13 @@ OTHER = {"negative_prompt": "blur", "steps": 7, "guidance": 2.5, "sampler": "heu
     ("width", 500, "width 500 is not a multiple of 8; try 504"),
     ("height", 0, "height 0 is not a multiple of 8; try 8"),
     ("height", -64, "height -64 is not a multiple of 8; try 8"),
+    ("tile", 100, "tile 100 is not a multiple of 8, 32 or more; try 512"),
+    ("tile", 24, "tile 24 is not a multiple of 8, 32 or more; try 512"),
+    ("cache", 0, "cache 0 is outside 1..999; try 1"),
+    ("cache", 1.5, "cache 1.5 is not a whole number; give an int"),
+    ("guidance_min_sigma", -0.1, "guidance_min_sigma -0.1 is outside 0..10000; try 0"),
+    ("guidance_max_sigma", float("inf"), "guidance_max_sigma inf is outside 0..10000; try 10000"),
+    ("guidance_max_sigma", 0.0, "guidance_max_sigma 0.0 is not above guidance_min_sigma 0.0; for no"),
 ])
 def test_settings_refuses_values_out_of_range(name, value, message):
     with pytest.raises(ValueError) as error:
@@ -50,6 +58,18 @@ def test_settings_eta_is_of_ddim_alone():
     assert Settings(sampler="ddim", eta=0.5).eta == 0.5
     with pytest.raises(ValueError, match="eta 0.5 is for sampler ddim alone, not 'euler'; leave it at 0"):
         Settings(sampler="euler", eta=0.5)
+
+
+def test_settings_guidance_interval_must_hold_something():
+    assert Settings(guidance_min_sigma=0.3, guidance_max_sigma=5.4).guidance_max_sigma == 5.4
+    with pytest.raises(ValueError, match="guidance_max_sigma 0.2 is not above guidance_min_sigma 0.3; for no guidance"):
+        Settings(guidance_min_sigma=0.3, guidance_max_sigma=0.2)
+
+
+def test_settings_approximations_are_off_and_called_approximate():
+    exact = {"cache": 1, "guidance_min_sigma": 0.0, "guidance_max_sigma": None, "tile": None}
+    assert asdict(Settings()).items() >= exact.items()
+    assert exact.keys() <= {f.name for f in fields(Settings) if f.metadata["help"].startswith("approximate: ")}
 
 
 def test_settings_survive_json():

@@ -61,6 +61,12 @@ def test_config_from_takes_what_shapes_cannot_tell():
     assert config_from(shapes(cfg, COMPVIS), heads=4, groups=16) == cfg
 
 
+def test_config_from_takes_the_heads_it_is_told_where_projections_are_linear():
+    cfg = UNetConfig(**SMALL, linear_proj=True, heads=4)
+    assert config_from(shapes(cfg, COMPVIS), heads=4) == cfg
+    assert config_from(shapes(cfg, COMPVIS)).head_channels == 64
+
+
 @pytest.mark.parametrize(("column", "missing"), [(COMPVIS, "input_blocks.0.0.bias"), (COMPVIS, "out.2.weight"),
                                                  (DIFFUSERS, "conv_in.weight"),
                                                  (DIFFUSERS, "down_blocks.1.resnets.0.conv2.weight")])

@@ -1,11 +1,14 @@
 """Opening and filling whole files of the tiny model."""
 
+import mmap
 import struct
+import weakref
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import ldm.weights.entries as entries_module
 from ldm.weights import CheckpointError, open_checkpoint, save_checkpoint
 from ldm.weights.entries import Reader
 
@@ -46,6 +49,60 @@ def test_fill_makes_parameters_that_can_be_trained(dtype, official, tmp_path, lo
     with torch.no_grad():
         vae.encoder.conv_in.weight.zero_()
     assert path.read_bytes() == before              # mapped copy on write
+
+
+KINDS = {"linear": (128, 64), "conv3": (64, 64, 3, 3), "conv1": (128, 64, 1, 1), "bias": (64,), "wide": (300, 128)}
+
+
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """A file with tensors of several kinds, as (its tensors, their entries, names that are mapped so far)."""
+    rng = torch.Generator().manual_seed(0)
+    tensors = {f"encoder.{name}": torch.randn(shape, generator=rng) for name, shape in KINDS.items()}
+    save_file(tensors | {"decoder.conv_in.weight": torch.zeros(1)}, tmp_path / "m.safetensors")
+    entries, mapped = open_checkpoint(tmp_path / "m.safetensors", expect="vae").parts["vae"].entries, []
+    names, plain = {entry.offset: name for name, entry in entries.items()}, Reader.map
+    monkeypatch.setattr(Reader, "map", lambda self, entry, *args: (mapped.append(names[entry.offset]),
+                                                                  plain(self, entry, *args))[1])
+    return tensors, entries, mapped
+
+
+@pytest.mark.parametrize(("dtype", "layout", "expected"), [
+    (torch.float32, torch.contiguous_format, {"linear", "conv3", "conv1", "wide"}),
+    (torch.float32, torch.channels_last, {"linear", "conv1", "wide"}),
+    (torch.bfloat16, torch.channels_last, set()),
+])
+def test_reader_maps_only_what_lies_as_wanted(dtype, layout, expected, opened):
+    tensors, entries, mapped = opened
+    reader = Reader()
+    for name, tensor in tensors.items():
+        loaded = reader.load(entries[name], dtype, layout=layout)
+        assert loaded.dtype == dtype and torch.equal(loaded, tensor.to(dtype)), name
+        if tensor.ndim == 4:
+            assert loaded.is_contiguous(memory_format=layout)
+            assert loaded.to(memory_format=layout) is loaded    # laid out once, no second copy
+    assert set(mapped) == {f"encoder.{name}" for name in expected}
+
+
+def test_mapped_windows_are_given_back_one_by_one(opened, monkeypatch):
+    tensors, entries, mapped = opened
+    maps, plain = [], mmap.mmap
+    def spy(*args, **kwargs):
+        made = plain(*args, **kwargs)
+        maps.append(weakref.ref(made))
+        return made
+    monkeypatch.setattr(mmap, "mmap", spy)
+    monkeypatch.setattr(entries_module, "WINDOW", 2**16 * 3)
+    reader = Reader()
+    loaded = {name: reader.load(entries[name], torch.float32) for name in tensors}
+    assert len(maps) == 2 and len(mapped) == 4          # 370 kB in windows of 197 kB, tensors across the edge too
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+    del reader
+    last = max(mapped, key=lambda name: entries[name].offset)
+    for name in mapped:
+        if entries[name].offset >= 2**16 * 3:
+            del loaded[name]
+    assert last not in loaded and [ref() is None for ref in maps].count(True) == 1
 
 
 def test_unaligned_file_is_read(official, models, tmp_path, load, assert_same):

@@ -1,6 +1,7 @@
 """diffusers folders open here, and files saved here open in diffusers, without a network."""
 
 import json
+import shutil
 import socket
 import warnings
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ldm import Pipeline
+from ldm.samplers import Schedule
 from ldm.weights import CheckpointError, open_checkpoint, save_checkpoint
 
 
@@ -30,7 +33,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory):
                         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
     text = CLIPTextModel(CLIPTextConfig(vocab_size=96, hidden_size=64, intermediate_size=256, num_hidden_layers=2,
                                         num_attention_heads=1, bos_token_id=0, eos_token_id=1))
-    scheduler = DDIMScheduler(clip_sample=False, steps_offset=1, prediction_type="v_prediction")
+    scheduler = DDIMScheduler(beta_start=0.001, beta_end=0.01, beta_schedule="scaled_linear", clip_sample=False,
+                              steps_offset=1, prediction_type="v_prediction", rescale_betas_zero_snr=True)
     return StableDiffusionPipeline(vae, text, CLIPTokenizer.from_pretrained(folder), unet, scheduler,
                                    safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
@@ -54,7 +58,9 @@ def assert_equal(pipeline, models, in_diffusers_names) -> None:
 def test_folder_fills_the_models_with_diffusers_weights(folder, pipeline, models, load, in_diffusers_names):
     source = open_checkpoint(folder)
     assert (source.family, source.layout) == ("sd1", "diffusers")
-    assert source.metadata == {"heads": 8, "groups": 32, "vae_groups": 32, "prediction": "v", "scale_factor": 0.18215}
+    assert source.metadata == {"heads": 8, "groups": 32, "vae_groups": 32, "prediction": "v", "scale_factor": 0.18215,
+                               "beta_start": 0.001, "beta_end": 0.01, "beta_schedule": "scaled_linear",
+                               "timesteps": 1000, "zero_terminal_snr": True}
     loaded = load(source)
     assert {part: model.cfg for part, model in loaded.items()} == {part: model.cfg for part, model in models.items()}
     assert_equal(pipeline, loaded, in_diffusers_names)
@@ -69,6 +75,24 @@ def test_folder_gives_the_same_pictures_and_noise_as_diffusers(folder, pipeline,
         theirs = [pipeline.text_encoder(ids)[0], pipeline.unet(z, 500, context)[0], pipeline.vae.decode(z)[0]]
         for ours, expected in zip([context, noise, models["vae"].decode(z)], theirs, strict=True):
             torch.testing.assert_close(ours, expected, atol=2e-5 * expected.abs().max().item(), rtol=0)
+
+
+def test_folder_gives_the_schedule_of_diffusers(folder, pipeline, tmp_path):
+    loaded = Pipeline.load(folder, "cpu", "float32")
+    theirs = pipeline.scheduler.alphas_cumprod.double()
+    torch.testing.assert_close(loaded.schedule.alphas_cumprod[:-1], theirs[:-1], rtol=1e-4, atol=1e-7)     # float32's
+    assert loaded.prediction == "v" and loaded.schedule != Schedule()
+    loaded.save(tmp_path / "m.safetensors")
+    assert Pipeline.load(tmp_path / "m.safetensors").schedule == loaded.schedule
+
+
+@pytest.mark.parametrize("changed", [{"beta_schedule": "linear"}, {"trained_betas": [0.1, 0.2]}])
+def test_folder_with_a_schedule_that_is_not_supported_is_refused(folder, changed, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    config = tmp_path / "model" / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changed))
+    with pytest.raises(CheckpointError, match=f"a noise schedule of {next(iter(changed))} .*; only .* is supported"):
+        Pipeline.load(tmp_path / "model")
 
 
 def test_vae_folder_opens_as_a_vae(folder, load, assert_same):

@@ -1,0 +1,72 @@
+"""Compiled kernels: built once by `python -m ldm.native`, loaded where they are there, never needed.
+
+They are kept in the user's cache folder, under a name that holds the source, the version of PyTorch and the CPU.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from ldm.files import write_atomically
+
+SOURCE = Path(__file__).parent / "attention.cpp"
+
+
+@cache
+def cpu() -> dict:
+    """What the CPU can do, by name; empty where this version of PyTorch cannot tell."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
+
+
+def supported() -> bool:
+    """Whether there are kernels for this machine: Linux on a CPU with AVX-512."""
+    return sys.platform == "linux" and bool(cpu().get("avx512_f"))
+
+
+def library() -> Path:
+    """Where the compiled kernels are, or would be."""
+    made_from = SOURCE.read_text() + torch.__version__ + repr(sorted(cpu().items()))
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ldm"
+    return folder / f"native-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.so"
+
+
+def build() -> Path:
+    """Compile the kernels for this machine, unless they are there -> their file.
+
+    Raises RuntimeError where there are none for this machine, where no C++ compiler is found, or where it fails.
+    """
+    compiler, torch_folder, target = os.environ.get("CXX", "g++"), Path(torch.__file__).parent, library()
+    if target.exists():
+        return target
+    if not supported():
+        raise RuntimeError("there are no compiled kernels for this machine (they want Linux and AVX-512); none needed")
+    if shutil.which(compiler) is None:
+        raise RuntimeError(f"compiler {compiler} is not there; install g++, or go on without compiled kernels")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    includes = [f"-I{torch_folder / 'include'}", f"-I{torch_folder / 'include/torch/csrc/api/include'}"]
+    command = [compiler, "-O3", "-march=native", "-std=c++20", "-fPIC", "-fopenmp", "-shared", "-DNDEBUG", *includes,
+               str(SOURCE), f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10", "-o"]
+
+    def compile_to(path: Path) -> None:
+        done = subprocess.run([*command, str(path)], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{compiler} failed on {SOURCE.name}; go on without compiled kernels, or report this:\n"
+                               f"{done.stderr[:2000]}")
+
+    write_atomically(target, compile_to)
+    return target
+
+
+@cache
+def available() -> bool:
+    """Load the compiled kernels if they were built for this machine and this version of PyTorch."""
+    if not library().exists():
+        return False
+    torch.ops.load_library(str(library()))
+    return True

@@ -1,0 +1,72 @@
+"""One place that gets a loaded model ready for its device: memory layout, packed weights, compiled kernels."""
+
+from typing import get_args
+
+import torch
+from torch import nn
+
+from ldm.attention import Kernels, choose
+from ldm.packed import Packed, PackedConv2d, PackedLinear, PackedUpsample
+from ldm.unet import blocks as unet_blocks
+from ldm.vae import blocks as vae_blocks
+
+UPSAMPLES = (unet_blocks.Upsample, vae_blocks.Upsample)
+ATTENTIONS = (unet_blocks.Attention, vae_blocks.Attention)
+NARROW = 16                                             # convolutions of fewer channels gain nothing from packing
+
+
+def check_kernels(kernels: str) -> None:
+    """Raises ValueError for anything but "auto", "portable" and "plain"."""
+    if kernels not in get_args(Kernels):
+        raise ValueError(f"kernels {kernels!r} is unknown; try one of {', '.join(get_args(Kernels))}")
+
+
+def prepare(module: nn.Module, kernels: Kernels = "auto") -> None:
+    """Make a module fast where it stands; what it computes stays the same up to rounding.
+
+    "auto" takes packed weights and compiled kernels where there are any, "portable" no compiled kernels, "plain"
+    only PyTorch's own layers.
+    """
+    module.eval().to(memory_format=torch.channels_last)
+    for part in module.modules():
+        if isinstance(part, ATTENTIONS):
+            part.kernels = kernels
+    if kernels != "plain" and packable(next(module.parameters())):
+        pack(module)
+
+
+def describe(module: nn.Module) -> str:
+    """What `prepare` chose, in a line: device, dtype, packed layers, kernel of attention over a whole picture."""
+    weight = next(module.parameters())
+    packed = sum(isinstance(part, Packed) for part in module.modules())
+    chosen = {choose(tokens, tokens, part.kernels) for part in module.modules() if isinstance(part, ATTENTIONS)
+              for tokens in [weight.new_empty(1, 4096, 8)]}
+    attention = "/".join(sorted(chosen)) or "sdpa"
+    return f"{weight.device.type}, {str(weight.dtype)[6:]}, {packed} packed layers, attention {attention}"
+
+
+def packable(weight: torch.Tensor) -> bool:
+    """Whether oneDNN has packed layers for weights of this kind."""
+    return (weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float32)
+            and torch.backends.mkldnn.is_available())
+
+
+def pack(module: nn.Module) -> None:
+    """Replace every layer below `module` that has a packed form."""
+    for name, child in module.named_children():
+        stand_in = packed_form(child)
+        if stand_in is None:
+            pack(child)
+        else:
+            setattr(module, name, stand_in)
+
+
+def packed_form(layer: nn.Module) -> nn.Module | None:
+    """The packed layer that stands in for this one, or None."""
+    if isinstance(layer, UPSAMPLES):
+        return PackedUpsample(layer.conv)
+    if isinstance(layer, nn.Linear):
+        return PackedLinear(layer)
+    if isinstance(layer, nn.Conv2d) and min(layer.in_channels, layer.out_channels) >= NARROW:
+        return PackedConv2d(layer)
+    return None
