@@ -19,7 +19,8 @@ from ldm.loading import save_parts
 
 HERE = Path(__file__).parent
 VAE = ["--steps", "3600", "--batch", "16", "--lr", "0.002", "--every", "200", "--bf16"]
-UNET = ["--steps", "3500", "--batch", "32", "--lr", "0.001", "--every", "250", "--bf16"]
+UNET = ["--channels", "64", "--multipliers", "1", "2", "3", "--attn", "1", "1", "1", "--steps", "5500", "--batch", "32",
+        "--lr", "0.001", "--every", "500", "--bf16"]
 
 
 def stage(script: str, *args: str | Path, unless: Path | None = None) -> None:
@@ -43,7 +44,8 @@ def main() -> None:
     stage("emoji.py", "--source", npm, "--out", all_objects, "--objects", "all", "--white", "6", "--coloured", "1",
           unless=all_objects / "metadata.jsonl")
     stage("train_vae.py", "--data", all_objects, "--out", vae, *VAE, unless=vae / "vae.safetensors")
-    stage("emoji.py", "--source", npm, "--out", named, unless=named / "metadata.jsonl")
+    stage("emoji.py", "--source", npm, "--out", named, "--white", "8", "--coloured", "1",
+          unless=named / "metadata.jsonl")
     stage("train_unet.py", "--data", named, "--vae", vae / "vae.safetensors", "--out", unet, *UNET)  # resumes itself
     save_half(unet / "model.safetensors", work / "bundled.safetensors")
 
