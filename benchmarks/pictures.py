@@ -34,7 +34,7 @@ class Stand(nn.Module):
 def put(pipe: Pipeline, unet: Run, decode: Run) -> Pipeline:
     """The pipeline with a peer's networks."""
     pipe.unet = Stand(pipe.unet, unet)                  # type: ignore[assignment]
-    pipe.vae.decode = decode
+    pipe.vae.decode = lambda z, tile=None: decode(z)
     gc.collect()
     return pipe
 
@@ -54,7 +54,7 @@ def ldm(ckpt: str | None, steps: int, size: int | None = None, dtype: str = "bfl
 def openvino(ckpt: str, steps: int, size: int, cache: str) -> networks.Call:
     """OpenVINO's UNet and VAE decoder in bfloat16."""
     unet, decode = (networks.compiled(kind, size, rows, "bf16", cache) for kind, rows in (("unet", 2), ("vae", 1)))
-    pipe = put(Pipeline.load(ckpt, "cpu", "bfloat16", kernels="plain"), unet, decode)
+    pipe = put(Pipeline.load(ckpt, "cpu", "bfloat16"), unet, decode)
     return lambda: png(pipe, steps=steps, width=size, height=size)
 
 
@@ -64,7 +64,7 @@ def diffusers(ckpt: str, steps: int, size: int) -> networks.Call:
         module = networks.materialise(networks.peer(kind), torch.bfloat16).to(memory_format=torch.channels_last)
         return lambda x, *given: module(x.bfloat16(), *given).float()
 
-    pipe = put(Pipeline.load(ckpt, "cpu", "bfloat16", kernels="plain"), eager("unet"), eager("vae"))
+    pipe = put(Pipeline.load(ckpt, "cpu", "bfloat16"), eager("unet"), eager("vae"))
     return lambda: png(pipe, steps=steps, width=size, height=size)
 
 

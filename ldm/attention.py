@@ -4,7 +4,7 @@ Three kernels compute the same; which one is taken follows from a table, never f
 gives the same picture tomorrow.  `benchmarks/bench_attention.py` justifies the table.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor
 from ldm import native
 
 Kernels = Literal["auto", "portable", "plain"]
+LEARN = 2**18           # scores a head may keep for the way back; above, PyTorch's kernel computes them once more
 QUERIES, SCORES = 512, 2**21        # of a block: more scores leave the cache, fewer queries make small products
 
 
@@ -28,17 +29,25 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False,
         raise ValueError(f"{heads} heads do not divide {q.shape[-1]} channels; choose a divisor")
     if causal:
         return sdpa(q, k, v, heads, causal=True)        # few tokens, once per prompt
-    return KERNELS[choose(q, k, kernels)](q, k, v, heads)
+    learning = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    return KERNELS[choose(q, k, kernels, learning)](q, k, v, heads)
 
 
-def choose(q: Tensor, k: Tensor, kernels: Kernels = "auto") -> str:
-    """The name of the fastest kernel for q [B L C] and k [B S C]: a key of KERNELS."""
-    if kernels == "plain" or q.device.type != "cpu" or native.cpu().get("amx_bf16"):
+def choose(q: Tensor, k: Tensor, kernels: Kernels = "auto", learning: bool = False) -> str:
+    """The name of the fastest kernel for q [B L C] and k [B S C]: a key of KERNELS.  `learning`: with gradients."""
+    exact = q.dtype in (torch.bfloat16, torch.float32)
+    has_amx = q.dtype == torch.bfloat16 and native.cpu().get("amx_bf16")
+    if kernels == "plain" or q.device.type != "cpu" or q.dtype == torch.float16 or has_amx:
         return "sdpa"                                   # GPUs, and CPUs with AMX, have fast ones of their own
-    learning = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
-    if kernels == "auto" and not learning and q.dtype in (torch.bfloat16, torch.float32) and native.available():
-        return "native"
-    return "blocked"
+    if learning:
+        return "blocked" if q.shape[1] * k.shape[1] <= LEARN else "sdpa"
+    return "native" if kernels == "auto" and exact and native.available() else "blocked"
+
+
+def check_kernels(kernels: str) -> None:
+    """Raises ValueError for anything but "auto", "portable" and "plain"."""
+    if kernels not in get_args(Kernels):
+        raise ValueError(f"kernels {kernels!r} is unknown; try one of {', '.join(get_args(Kernels))}")
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:

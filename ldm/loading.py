@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ldm.prepare import Kernels, prepare
+from ldm import native
+from ldm.attention import Kernels
+from ldm.prepare import prepare
 from ldm.samplers import Schedule
 from ldm.text import CLIPText
 from ldm.text import names as text_names
@@ -50,9 +52,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: str) -> torch.dtype:
         if device.startswith("cuda"):
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            capabilities = getattr(torch.cpu, "get_capabilities", dict)     # newer than the oldest torch we run on
-            cpu = capabilities() if device == "cpu" else {}
-            fast = bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
+            fast = device == "cpu" and (native.cpu().get("avx512_bf16") or native.cpu().get("amx_bf16"))
         return torch.bfloat16 if fast else torch.float32
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown; try auto, {', '.join(DTYPES)}")

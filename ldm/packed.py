@@ -1,8 +1,9 @@
 """Layers whose weights are packed once for oneDNN, instead of at every call.  For inference on a CPU.
 
-Each stands in for the layer it is made from, under the same name: `weight` reads and sets the dense weight, saving
-and loading go through it, and so does whatever changes weights later.  There is no second copy.  Where a gradient is
-asked for, it flows to the input by the plain path; the weights have none.
+Each stands in for the layer it is made from, under the same name: `weight` reads and sets the dense weight, and so do
+`state_dict`, `load_state_dict`, `to` and copying.  What `weight` returns is a copy: assign to it, do not edit it in
+place.  A dtype or device that oneDNN does not pack keeps its dense weight.  Gradients flow to the input by the plain
+path; the weights have none, so these layers refuse to be trained.
 """
 
 import torch
@@ -10,34 +11,67 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ONE, SAME = [1, 1], "none"                              # stride or dilation of 1; no activation after the layer
+OPERATIONS = ("_reorder_linear_weight", "_linear_pointwise", "_reorder_convolution_weight", "_convolution_pointwise",
+              "_reorder_convolution_transpose_weight", "_convolution_transpose_pointwise")
+
+
+def packable(weight: Tensor) -> bool:
+    """Whether oneDNN packs weights of this dtype and device here."""
+    mkldnn = torch.ops.mkldnn
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not all(hasattr(mkldnn, name) for name in OPERATIONS):
+        return False
+    return weight.dtype == torch.float32 or weight.dtype == torch.bfloat16 and mkldnn._is_mkldnn_bf16_supported()
 
 
 class Packed(nn.Module):
-    """What packed layers share.  `pack` and `plain` are the layer's own."""
+    """What packed layers share.  `reorder` and `plain` are the layer's own."""
+
+    packed: Tensor                                      # in oneDNN's layout, or dense where it has none
 
     def __init__(self, layer: nn.Conv2d | nn.Linear):
         super().__init__()
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
-        self.train(layer.training)
+        self.train(False)
 
-    def pack(self, weight: Tensor) -> None:
-        """Take a dense weight."""
+    def reorder(self, weight: Tensor) -> Tensor:
+        """The packed form of a dense weight."""
         raise NotImplementedError
 
     def plain(self, x: Tensor) -> Tensor:
         """The layer by PyTorch's differentiable function."""
         raise NotImplementedError
 
-    packed: Tensor
+    def pack(self, weight: Tensor) -> None:
+        """Take a dense weight."""
+        weight = weight.detach()
+        self.packed = self.reorder(weight) if packable(weight) else weight
+
+    def by_hand(self, x: Tensor) -> bool:
+        """Whether the plain path must be taken: for a gradient, or where nothing is packed."""
+        return not self.packed.is_mkldnn or x.requires_grad and torch.is_grad_enabled()
 
     @property
     def weight(self) -> Tensor:
         """A dense copy."""
-        return self.packed.to_dense()
+        return self.packed.to_dense() if self.packed.is_mkldnn else self.packed
 
     @weight.setter
     def weight(self, weight: Tensor) -> None:
-        self.pack(weight.detach())
+        self.pack(weight)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """`layer.weight = nn.Parameter(w)` packs w."""
+        if name == "weight" and param is not None:
+            self.pack(param)
+        else:
+            super().register_parameter(name, param)
+
+    def train(self, mode: bool = True):
+        if mode:
+            raise ValueError("packed layers are for inference; to train, load the model with kernels='plain'")
+        return super().train(False)
 
     def _apply(self, fn, recurse=True):
         """`to`, `float`, ...: on the dense weight, packed again."""
@@ -53,29 +87,20 @@ class Packed(nn.Module):
         weight = state_dict.get(prefix + "weight")
         if weight is None:
             missing.append(prefix + "weight")
-        elif weight.shape != self.shape:
-            errors.append(f"{prefix}weight is {list(weight.shape)}, not {list(self.shape)}")
+        elif weight.shape != self.packed.shape:
+            errors.append(f"{prefix}weight is {list(weight.shape)}, not {list(self.packed.shape)}")
         else:
-            self.pack(weight.detach().to(self.packed.dtype))
+            self.pack(weight.to(self.packed.dtype))
         rest = {name: tensor for name, tensor in state_dict.items() if name != prefix + "weight"}
         super()._load_from_state_dict(rest, prefix, metadata, strict, missing, unexpected, errors)
 
-    @property
-    def shape(self) -> torch.Size:
-        return self.packed.shape
-
     def __getstate__(self):                             # copying and pickling know no packed tensors
-        return {**{k: v for k, v in self.__dict__.items() if k != "packed"}, "dense": self.weight}
+        return {**{name: value for name, value in self.__dict__.items() if name != "packed"}, "dense": self.weight}
 
     def __setstate__(self, state):
         dense = state.pop("dense")
         super().__setstate__(state)
         self.pack(dense)
-
-
-def by_hand(x: Tensor) -> bool:
-    """Whether x asks for a gradient, which packed layers do not give."""
-    return x.requires_grad and torch.is_grad_enabled()
 
 
 class PackedLinear(Packed):
@@ -85,14 +110,14 @@ class PackedLinear(Packed):
         super().__init__(layer)
         self.pack(layer.weight.detach())
 
-    def pack(self, weight: Tensor) -> None:
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+    def reorder(self, weight: Tensor) -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
 
     def plain(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if by_hand(x):
+        if self.by_hand(x):
             return self.plain(x)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, SAME, [], "")
 
@@ -105,15 +130,15 @@ class PackedConv2d(Packed):
         self.padding, self.stride = [int(side) for side in layer.padding], list(layer.stride)
         self.pack(layer.weight.detach())
 
-    def pack(self, weight: Tensor) -> None:
-        self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight, self.padding, self.stride, ONE, 1,
-                                                                     [2, weight.shape[1], 64, 64])
+    def reorder(self, weight: Tensor) -> Tensor:
+        typical = [2, weight.shape[1], 64, 64]          # any input fits; without a size, 1x1 kernels are packed badly
+        return torch.ops.mkldnn._reorder_convolution_weight(weight, self.padding, self.stride, ONE, 1, typical)
 
     def plain(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        if by_hand(x):
+        if self.by_hand(x):
             return self.plain(x)
         return torch.ops.mkldnn._convolution_pointwise(x, self.packed, self.bias, self.padding, self.stride, ONE, 1,
                                                        SAME, [], "")
@@ -134,18 +159,20 @@ def doubling_weight(weight: Tensor) -> Tensor:
 class DoublingConv2d(PackedConv2d):
     """A 3x3 convolution that can also run on the nearest-neighbour double of its input, without making it."""
 
-    def pack(self, weight: Tensor) -> None:
-        super().pack(weight)
+    doubling: Tensor                                    # the 4x4 form, packed
+
+    def reorder(self, weight: Tensor) -> Tensor:
         self.doubling = torch.ops.mkldnn._reorder_convolution_transpose_weight(
             doubling_weight(weight), [1, 1], [0, 0], [2, 2], ONE, 1, [2, weight.shape[1], 32, 32])
+        return super().reorder(weight)
 
-    def double(self, x: Tensor) -> Tensor:
+    def enlarge(self, x: Tensor) -> Tensor:
         """x [B Cin H W] -> [B Cout 2H 2W]."""
         return torch.ops.mkldnn._convolution_transpose_pointwise(x, self.doubling, self.bias, [1, 1], [0, 0], [2, 2],
                                                                  ONE, 1, SAME, [], "")
 
     def __getstate__(self):
-        return {k: v for k, v in super().__getstate__().items() if k != "doubling"}
+        return {name: value for name, value in super().__getstate__().items() if name != "doubling"}
 
 
 class PackedUpsample(nn.Module):
@@ -158,6 +185,6 @@ class PackedUpsample(nn.Module):
     def forward(self, x: Tensor, size=None) -> Tensor:
         doubled = [2 * side for side in x.shape[2:]]
         size = doubled if size is None else list(size)
-        if size == doubled and not by_hand(x):
-            return self.conv.double(x)
+        if size == doubled and not self.conv.by_hand(x):
+            return self.conv.enlarge(x)
         return self.conv(F.interpolate(x, size=size, mode="nearest"))

@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from torch import Tensor
 
 from ldm import __version__
 from ldm.approximate import GuidanceInterval, StepCache
+from ldm.attention import Kernels, check_kernels
 from ldm.images import on_white, pad_to_multiple, to_images, to_tensor, with_metadata
 from ldm.loading import load_parts, resolve_device, resolve_dtype, save_parts
-from ldm.prepare import Kernels, check_kernels
 from ldm.samplers import CFG, SAMPLERS, Denoiser, Prediction, Schedule, Step, seeded_noise
-from ldm.settings import Settings
-from ldm.text import CLIPText, Tokenizer
+from ldm.samplers.phases import Phases
+from ldm.settings import Settings, within
+from ldm.text import CLIPText, Syntax, Tokenizer, at_steps, encode, parse, same_length
 from ldm.unet import UNet
 from ldm.vae import VAE
 
@@ -93,17 +95,22 @@ class Pipeline:
         return self.unet.conv_in.weight.dtype
 
     @torch.no_grad()
-    def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts -> context [B 77 W].  Warns of words that are cut, or that the model never saw."""
-        self.warn_of_unseen(prompts)
-        return self.text(self.tokenizer(list(prompts)).to(self.device))
+    def encode_prompt(self, prompts: Sequence[str], clip_skip: int = 1, syntax: Syntax = "a1111") -> Tensor:
+        """Prompts -> context [B 77C W], C chunks for what does not fit into 75 tokens.
 
-    def warn_of_unseen(self, prompts: Sequence[str]) -> None:
+        `ldm.text.same_length` brings contexts of several calls to one length.  [from:to:when] and [a|b] are decided
+        before, by `ldm.text.schedule`.  Warns of words that the model never saw.
+        """
+        self.warn_of_unseen(prompts, syntax)
+        return encode(self.text, self.tokenizer, prompts, clip_skip, syntax)
+
+    def warn_of_unseen(self, prompts: Sequence[str], syntax: Syntax = "a1111") -> None:
         """Warn where a model with a small vocabulary is asked for words outside it."""
         if self.vocabulary is None:
             return
         known = set(self.vocabulary.tolist())
-        unseen = {word for p in prompts for word, ids in self.tokenizer.words(p) if not known.issuperset(ids)}
+        texts = [text for prompt in prompts for section in parse(prompt, syntax) for text, _ in section]
+        unseen = {word for text in texts for word, ids in self.tokenizer.words(text) if not known.issuperset(ids)}
         if unseen:
             warnings.warn(f"{self.name} was trained without {', '.join(sorted(unseen))}; these words will not show",
                           stacklevel=3)
@@ -148,6 +155,7 @@ class Pipeline:
         s, prompts = Settings(**settings), [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
             raise ValueError("prompt [] is empty; give a string, or at least one in a list")
+        within("clip_skip", s.clip_skip, 1, self.text.cfg.layers)
         width, height = image.size if image else (self.size, self.size)
         sigmas = self.schedule.sigmas(s.steps, s.sigma_spacing)
         if image:
@@ -175,17 +183,30 @@ class Pipeline:
         else:
             sized = on_white(image).resize((plan.width, plan.height), Image.Resampling.LANCZOS)
             x = self.encode_image(sized, s.tile) + sigmas[0] * unit
-        cond, uncond = self.encode_prompt(plan.prompts), self.encode_prompt([s.negative_prompt])
         network = StepCache(self.unet, s.cache) if s.cache > 1 else self.unet
-        denoiser = Denoiser(network, self.schedule, self.prediction)
-        assert s.guidance is not None                   # `plan` resolved it
-        cfg = CFG(denoiser, cond.repeat_interleave(s.count, dim=0), uncond, s.guidance)
-        denoise = GuidanceInterval(cfg, s.guidance_min_sigma, s.guidance_max_sigma)
+        denoise = self.denoiser(plan, Denoiser(network, self.schedule, self.prediction))
         extra = {"eta": s.eta} if s.sampler == "ddim" else {}
         for step in SAMPLERS[s.sampler](denoise, x, sigmas, noise, **extra):
             if not step.x.isfinite().all():
                 raise NonFiniteError(f"the latents are not finite after step {step.i + 1}; {self.blame()}")
             yield step
+
+    def denoiser(self, plan: Plan, denoiser: Denoiser) -> Phases:
+        """Guidance by the planned prompts, which may change from step to step."""
+        s = plan.settings
+        guidance, syntax = s.guidance, s.prompt_syntax
+        assert guidance is not None                     # `plan` resolved it
+
+        @cache
+        def guided(prompts: tuple[str, ...], negative: str) -> GuidanceInterval:
+            cond, uncond = same_length(self.encode_prompt(prompts, s.clip_skip, syntax),
+                                       self.encode_prompt([negative], s.clip_skip, syntax))
+            cfg = CFG(denoiser, cond.repeat_interleave(s.count, dim=0), uncond, guidance)
+            return GuidanceInterval(cfg, s.guidance_min_sigma, s.guidance_max_sigma)
+
+        prompts = zip(*(at_steps(prompt, s.steps, syntax) for prompt in plan.prompts), strict=True)
+        negatives = at_steps(s.negative_prompt, s.steps, syntax)
+        return Phases(plan.sigmas, [guided(*texts) for texts in zip(prompts, negatives, strict=True)])
 
     def __call__(self, prompt: str | Sequence[str], *, image: Image.Image | None = None,
                  **settings) -> list[Image.Image]:

@@ -1,12 +1,10 @@
 """One place that gets a loaded model ready for its device: memory layout, packed weights, compiled kernels."""
 
-from typing import get_args
-
 import torch
 from torch import nn
 
-from ldm.attention import Kernels, choose
-from ldm.packed import Packed, PackedConv2d, PackedLinear, PackedUpsample
+from ldm.attention import Kernels, check_kernels, choose
+from ldm.packed import Packed, PackedConv2d, PackedLinear, PackedUpsample, packable
 from ldm.unet import blocks as unet_blocks
 from ldm.vae import blocks as vae_blocks
 
@@ -15,18 +13,13 @@ ATTENTIONS = (unet_blocks.Attention, vae_blocks.Attention)
 NARROW = 16                                             # convolutions of fewer channels gain nothing from packing
 
 
-def check_kernels(kernels: str) -> None:
-    """Raises ValueError for anything but "auto", "portable" and "plain"."""
-    if kernels not in get_args(Kernels):
-        raise ValueError(f"kernels {kernels!r} is unknown; try one of {', '.join(get_args(Kernels))}")
-
-
 def prepare(module: nn.Module, kernels: Kernels = "auto") -> None:
     """Make a module fast where it stands; what it computes stays the same up to rounding.
 
     "auto" takes packed weights and compiled kernels where there are any, "portable" no compiled kernels, "plain"
-    only PyTorch's own layers.
+    only PyTorch's own layers.  Raises ValueError for other kernels.
     """
+    check_kernels(kernels)
     module.eval().to(memory_format=torch.channels_last)
     for part in module.modules():
         if isinstance(part, ATTENTIONS):
@@ -45,12 +38,6 @@ def describe(module: nn.Module) -> str:
     return f"{weight.device.type}, {str(weight.dtype)[6:]}, {packed} packed layers, attention {attention}"
 
 
-def packable(weight: torch.Tensor) -> bool:
-    """Whether oneDNN has packed layers for weights of this kind."""
-    return (weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float32)
-            and torch.backends.mkldnn.is_available())
-
-
 def pack(module: nn.Module) -> None:
     """Replace every layer below `module` that has a packed form."""
     for name, child in module.named_children():
@@ -67,6 +54,12 @@ def packed_form(layer: nn.Module) -> nn.Module | None:
         return PackedUpsample(layer.conv)
     if isinstance(layer, nn.Linear):
         return PackedLinear(layer)
-    if isinstance(layer, nn.Conv2d) and min(layer.in_channels, layer.out_channels) >= NARROW:
+    if isinstance(layer, nn.Conv2d) and min(layer.in_channels, layer.out_channels) >= NARROW and ordinary(layer):
         return PackedConv2d(layer)
     return None
+
+
+def ordinary(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is of the kind that `PackedConv2d` stands in for."""
+    return (conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
+            and not isinstance(conv.padding, str))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
 from ldm.samplers import DEFAULT_SPACING, SAMPLERS, Spacing
+from ldm.text.grammar import Syntax
 
 
 def setting(default: Any, type: type, help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -27,6 +28,9 @@ class Settings:
     height: int | None = setting(None, int, "height in pixels, a multiple of 8 (default: the model's, or the input's)")
     count: int = setting(1, int, "pictures per prompt")
     strength: float = setting(0.75, float, "with an input picture: share of its steps to redo, above 0, up to 1")
+    prompt_syntax: Syntax = setting("a1111", str, "how prompts are read: with weights (word:1.3), changes on the way "
+                                    "[from:to:0.5] and BREAK, or plain, every sign as itself", get_args(Syntax))
+    clip_skip: int = setting(1, int, "leave out the last n - 1 layers of the text encoder; 1 leaves out none")
     cache: int = setting(1, int, "approximate: evaluate the deep part of the UNet every n-th time only; 1 is exact")
     guidance_min_sigma: float = setting(0.0, float, "approximate: no guidance where the noise level is this or less")
     guidance_max_sigma: float | None = setting(
@@ -35,13 +39,16 @@ class Settings:
                                           "multiple of 8 from 32 on, which takes less memory (default: whole)")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "count", "seed", "width", "height", "cache", "tile"):
+        for name in ("steps", "count", "seed", "width", "height", "clip_skip", "cache", "tile"):
             if not isinstance(getattr(self, name), int | None):
                 raise ValueError(f"{name} {getattr(self, name)!r} is not a whole number; give an int")
         within("steps", self.steps, 1, 999)
         within("count", self.count, 1, 10**6)
         within("eta", self.eta, 0, 1)
         within("cache", self.cache, 1, 999)
+        within("clip_skip", self.clip_skip, 1, 999)
+        if self.prompt_syntax not in get_args(Syntax):
+            raise ValueError(f"prompt_syntax {self.prompt_syntax!r} is unknown; try one of a1111, plain")
         within("seed", self.seed, 0, 2**63 - 1 - self.count)
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler {self.sampler!r} is unknown; try one of {', '.join(SAMPLERS)}")

@@ -14,9 +14,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm import NonFiniteError, Pipeline
+from ldm.attention import Kernels
 from ldm.images import check_target, save_image
 from ldm.pipeline import Plan
-from ldm.prepare import Kernels, describe
+from ldm.prepare import describe
 from ldm.settings import add_arguments
 
 MISTAKES = (ValueError, OSError, NonFiniteError, MemoryError, torch.OutOfMemoryError, Image.DecompressionBombError,

@@ -27,13 +27,13 @@ ALLOWED = {
     "samplers": {"torch"},
     "weights": {"torch", "safetensors", "ldm.files", "ldm.naming"},
     "images": {"torch", "numpy", "PIL", "ldm.files"},
-    "settings": {"ldm.samplers"},
+    "settings": {"ldm.samplers", "ldm.text"},
     "approximate": {"torch", "ldm.samplers", "ldm.unet"},
     "training": PARTS | {"torch", "numpy", "PIL", "matplotlib", "safetensors", "tqdm"},
     "packed": {"torch"},
     "prepare": {"torch", "ldm.attention", "ldm.packed", "ldm.unet", "ldm.vae"},
-    "loading": PARTS | {"torch", "ldm.prepare"},
-    "pipeline": PARTS | {"torch", "PIL", "ldm.settings", "ldm.loading", "ldm.prepare", "ldm.approximate",
+    "loading": PARTS | {"torch", "ldm.attention", "ldm.native", "ldm.prepare"},
+    "pipeline": PARTS | {"torch", "PIL", "ldm.settings", "ldm.loading", "ldm.attention", "ldm.approximate",
                          "ldm.__version__"},
 }
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from ldm.packed import DoublingConv2d, PackedConv2d, PackedLinear, PackedUpsample, doubling_weight
+from ldm.prepare import packed_form
 
 LAYERS = {
     "linear": (lambda: nn.Linear(24, 40), PackedLinear, (2, 5, 24)),
@@ -80,6 +81,33 @@ def test_gradients_reach_the_input(kind):
         gradients.append(leaf.grad)
     assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
     assert not any(p.requires_grad for p in packed.parameters())
+    with pytest.raises(ValueError, match="to train, load the model with kernels='plain'"):
+        packed.train()
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_packed_layer_goes_through_dtypes_that_are_not_packed(kind):
+    layer, packed, x = layer_and_packed(kind)
+    with torch.no_grad():
+        assert_close(packed.double()(x.double()), copy.deepcopy(layer).double()(x.double()), rtol=1e-12, atol=1e-12)
+        assert_close(packed.float()(x), layer(x), rtol=1e-5, atol=1e-6)
+    assert {tensor.dtype for tensor in packed.half().state_dict().values()} == {torch.float16}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@torch.no_grad()
+def test_assigned_weight_is_packed(kind):
+    layer, packed, x = layer_and_packed(kind)
+    packed.weight = nn.Parameter(2 * layer.weight)
+    assert torch.equal(packed.weight, 2 * layer.weight) and "weight" not in dict(packed.named_parameters())
+    layer.weight *= 2
+    assert_close(packed(x), layer(x), rtol=1e-5, atol=1e-6)
+
+
+def test_unusual_convolutions_stay_as_they_are():
+    for unusual in ({"groups": 16}, {"dilation": 2}, {"padding_mode": "reflect"}, {"padding": "same"}):
+        assert packed_form(nn.Conv2d(16, 16, 3, **{"padding": 1, **unusual})) is None
+    assert isinstance(packed_form(nn.Conv2d(16, 16, 3, padding=1)), PackedConv2d)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (17, 25)])

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from randomise import randomise
 from torch import nn
 from torch.testing import assert_close
 
@@ -13,7 +14,6 @@ from ldm.prepare import describe, prepare
 from ldm.text import CLIPText, CLIPTextConfig
 from ldm.unet import UNet, UNetConfig
 from ldm.vae import VAE, VAEConfig
-from tests.randomise import randomise
 
 UNET = UNetConfig(channels=32, multipliers=(1, 2), attn_levels=(True, True), cross_only=(False, False), res_blocks=1,
                   context_width=64, heads=4, groups=16)

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -19,9 +20,13 @@ SOURCE = Path(__file__).parent / "attention.cpp"
 
 
 @cache
-def cpu() -> dict:
-    """What the CPU can do, by name; empty where this version of PyTorch cannot tell."""
-    return getattr(torch.cpu, "get_capabilities", dict)()
+def cpu() -> dict[str, bool]:
+    """What the CPU can do: "avx512_f", "avx512_bf16", "amx_bf16", and more where PyTorch can tell more."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return torch.cpu.get_capabilities()
+    asked = {"avx512_f": "_is_avx512_supported", "avx512_bf16": "_is_avx512_bf16_supported",
+             "amx_bf16": "_is_amx_tile_supported"}                          # PyTorch before 2.9
+    return {name: getattr(torch.cpu, function, bool)() for name, function in asked.items()}
 
 
 def supported() -> bool:
@@ -32,7 +37,7 @@ def supported() -> bool:
 def library() -> Path:
     """Where the compiled kernels are, or would be."""
     made_from = SOURCE.read_text() + torch.__version__ + repr(sorted(cpu().items()))
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ldm"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "ldm"
     return folder / f"native-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.so"
 
 
@@ -48,7 +53,6 @@ def build() -> Path:
         raise RuntimeError("there are no compiled kernels for this machine (they want Linux and AVX-512); none needed")
     if shutil.which(compiler) is None:
         raise RuntimeError(f"compiler {compiler} is not there; install g++, or go on without compiled kernels")
-    target.parent.mkdir(parents=True, exist_ok=True)
     includes = [f"-I{torch_folder / 'include'}", f"-I{torch_folder / 'include/torch/csrc/api/include'}"]
     command = [compiler, "-O3", "-march=native", "-std=c++20", "-fPIC", "-fopenmp", "-shared", "-DNDEBUG", *includes,
                str(SOURCE), f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10", "-o"]
@@ -59,14 +63,26 @@ def build() -> Path:
             raise RuntimeError(f"{compiler} failed on {SOURCE.name}; go on without compiled kernels, or report this:\n"
                                f"{done.stderr[:2000]}")
 
-    write_atomically(target, compile_to)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, compile_to)
+    except OSError as error:
+        raise RuntimeError(f"{target.parent} cannot be written ({error}); set XDG_CACHE_HOME to another") from error
     return target
 
 
 @cache
 def available() -> bool:
-    """Load the compiled kernels if they were built for this machine and this version of PyTorch."""
+    """Load the compiled kernels if they were built for this machine and this version of PyTorch.
+
+    Warns where they are there but cannot be loaded.
+    """
     if not library().exists():
         return False
-    torch.ops.load_library(str(library()))
+    try:
+        torch.ops.load_library(str(library()))
+    except OSError as error:
+        warnings.warn(f"the compiled kernels cannot be loaded ({error}); remove {library()}, run python -m ldm.native",
+                      stacklevel=2)
+        return False
     return True

@@ -37,12 +37,13 @@ void multiply(int64_t m, int64_t n, int64_t k, int64_t ld_a, int64_t ld_b, int64
   at::native::cpublas::brgemm(m, n, k, ld_a, ld_b, ld_c, add, a, b, c, kPair<T> == 2);
 }
 
-// 2^x for x <= 0: 2^round(x) times a polynomial in the rest, within 3e-7 of the value.
+// 2^x for x <= 0: 2^round(x) times a polynomial in the rest, within 3e-7 of the value.  2^-inf is 0: scalef says so
+// whatever the polynomial makes of -inf - -inf.
 __m512 power_of_two(__m512 x) {
   const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 rest = _mm512_sub_ps(x, whole);
-  __m512 y = _mm512_set1_ps(1.3333558e-3f);  // ln(2)^5 / 5!, then /4!, ...
-  for (float c : {9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f})
+  __m512 y = _mm512_set1_ps(1.5403530e-4f);  // ln(2)^6 / 6!, then ln(2)^5 / 5!, ...
+  for (float c : {1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f})
     y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(c));
   return _mm512_scalef_ps(y, whole);
 }
@@ -151,6 +152,10 @@ void attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, at::T
   });
 }
 
+at::Tensor shape_of(const at::Tensor& q, const at::Tensor&, const at::Tensor&, int64_t) {
+  return at::empty_symint(q.sym_sizes(), q.options());
+}
+
 // q [B L H*D], k and v [B S H*D], bfloat16 or float32 -> [B L H*D].
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t heads) {
   TORCH_CHECK(q.dim() == 3 && k.dim() == 3 && v.sizes() == k.sizes() && k.size(0) == q.size(0) &&
@@ -173,4 +178,5 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
 TORCH_LIBRARY(ldm, m) {
   m.def("attention(Tensor q, Tensor k, Tensor v, int heads) -> Tensor");
   m.impl("attention", c10::DispatchKey::CPU, attention);
+  m.impl("attention", c10::DispatchKey::Meta, shape_of);  // for torch.compile
 }

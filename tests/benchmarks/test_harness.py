@@ -30,7 +30,8 @@ def test_race_times_contenders_in_turn(tmp_path):
         assert len(worker.answers) == 4 and worker.process.returncode == 0
         assert all(answer["figure"] == 42 and answer["time_s"] >= 0.1 for answer in worker.answers)
         assert worker.cold_s > worker.answers[0]["time_s"]
-        assert 1 < worker.answers[0]["built_mib"] <= worker.answers[0]["peak_mib"] < 1000      # Python alone
+        assert 1 < worker.answers[0]["built_mib"] < 1000            # Python alone
+        assert worker.answers[0]["built_mib"] <= worker.answers[0]["peak_mib"]
 
 
 def test_race_says_why_a_contender_is_left_out():

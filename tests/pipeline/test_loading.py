@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ldm import CheckpointError, Pipeline
+from ldm.packed import Packed
 from ldm.samplers import Schedule
 
 TEXT = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
@@ -66,7 +67,10 @@ def test_loading_imports_nothing_heavy(tiny_model):
 def test_models_are_freed_at_once(tiny_model):
     pipe = Pipeline.load(tiny_model, "cpu")
     pipe("a cat", steps=4)
+    parts = [part for module in (pipe.unet, pipe.vae, pipe.text) for part in module.modules()]
     weights = [weakref.ref(next(module.parameters())) for module in (pipe.unet, pipe.vae, pipe.text)]
+    weights += [weakref.ref(part.packed) for part in parts if isinstance(part, Packed)]
+    del parts
     assert all(ref() is not None for ref in weights)
     pipe = None
     assert all(ref() is None for ref in weights)

@@ -54,7 +54,7 @@ def test_vae_overflow_in_16_bits_is_run_once_more_in_float32(tiny_model, monkeyp
     pipe.vae.to(dtype)
     decode, dtypes = pipe.vae.decode, []
 
-    def overflow_in_16_bits(z):
+    def overflow_in_16_bits(z, tile=None):
         dtypes.append(pipe.vae.decoder.conv_in.weight.dtype)
         return decode(z) if dtypes[-1] == torch.float32 else torch.full_like(decode(z), torch.inf)
 

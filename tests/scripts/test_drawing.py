@@ -97,3 +97,11 @@ def test_img2img_says_mistakes_in_one_line(run_script, tiny_model, tmp_path):
         done = run_script("img2img.py", image, "a fox", "--ckpt", tiny_model, *arguments)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("img2img: ") and done.stderr.count("\n") == 1
+
+
+def test_txt2img_says_how_the_networks_were_prepared(run_script, tiny_model, tmp_path):
+    arguments = ["a fox", "--ckpt", tiny_model, "--out", tmp_path, "--steps", 4, "--dtype", "float32", "--verbose"]
+    plain = run_script("txt2img.py", *arguments, "--kernels", "plain")
+    assert "unet: cpu, float32, 0 packed layers, attention sdpa\n" in plain.stderr
+    packed = run_script("txt2img.py", *arguments)
+    assert packed.returncode == 0 and " 0 packed layers" not in packed.stderr and "vae: cpu, float32" in packed.stderr
