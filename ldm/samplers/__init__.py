@@ -12,12 +12,16 @@ x = x0 + sigma * noise everywhere; a denoiser is D(x, sigma) -> x0; sigmas are n
 from ldm.samplers.ddim import ddim
 from ldm.samplers.ddpm import ddpm
 from ldm.samplers.denoiser import CFG, Denoiser
-from ldm.samplers.dpmpp import dpmpp_2m
+from ldm.samplers.dpm2 import dpm2, dpm2_a
+from ldm.samplers.dpmpp import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s_a, dpmpp_sde
 from ldm.samplers.euler import euler, euler_a
 from ldm.samplers.heun import heun
+from ldm.samplers.lcm import lcm
+from ldm.samplers.multistep import lms, plms
 from ldm.samplers.noise import Noise, seeded_noise
 from ldm.samplers.schedule import Prediction, Schedule, Spacing
 from ldm.samplers.step import Denoise, Sampler, Step
+from ldm.samplers.unipc import unipc
 
 SAMPLERS: dict[str, Sampler] = {
     "ddpm": ddpm,
@@ -26,6 +30,15 @@ SAMPLERS: dict[str, Sampler] = {
     "euler_a": euler_a,
     "heun": heun,
     "dpmpp_2m": dpmpp_2m,
+    "plms": plms,
+    "lms": lms,
+    "dpm2": dpm2,
+    "dpm2_a": dpm2_a,
+    "dpmpp_2s_a": dpmpp_2s_a,
+    "dpmpp_sde": dpmpp_sde,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "unipc": unipc,
+    "lcm": lcm,
 }
 
 DEFAULT_SPACING: dict[str, Spacing] = {
@@ -35,6 +48,15 @@ DEFAULT_SPACING: dict[str, Spacing] = {
     "euler_a": "linspace",
     "heun": "linspace",
     "dpmpp_2m": "karras",
+    "plms": "leading",
+    "lms": "linspace",
+    "dpm2": "linspace",
+    "dpm2_a": "linspace",
+    "dpmpp_2s_a": "karras",
+    "dpmpp_sde": "karras",
+    "dpmpp_2m_sde": "karras",
+    "unipc": "trailing",
+    "lcm": "trailing",
 }
 
 __all__ = ["CFG", "DEFAULT_SPACING", "SAMPLERS", "Denoise", "Denoiser", "Noise", "Prediction", "Sampler", "Schedule",

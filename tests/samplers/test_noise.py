@@ -47,7 +47,7 @@ def test_noise_refuses_a_batch_of_another_size():
         seeded_noise([0, 1])(torch.empty(3, 4, 8, 8))
 
 
-@pytest.mark.parametrize("name", ["ddpm", "euler_a"])
+@pytest.mark.parametrize("name", ["ddpm", "euler_a", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde", "dpmpp_2m_sde", "lcm"])
 def test_stochastic_sampler_draws_the_same_picture_alone_and_in_a_batch(name):
     def final(seeds):
         noise = seeded_noise(seeds)

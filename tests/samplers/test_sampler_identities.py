@@ -64,8 +64,46 @@ def test_dpmpp_2m_first_and_last_steps_are_ddim():
     assert (steps[1].x - second.x).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("stochastic, plain", [("dpm2_a", "dpm2"), ("dpmpp_2m_sde", "dpmpp_2m")])
+def test_stochastic_sampler_with_eta_0_is_its_deterministic_twin(stochastic, plain):
+    assert_close(trajectory(stochastic, eta=0.0), trajectory(plain), **EXACT)
+
+
+def test_dpmpp_sde_with_eta_0_equals_dpmpp_2s():
+    assert_close(trajectory("dpmpp_sde", eta=0.0), trajectory("dpmpp_2s_a", eta=0.0), **EXACT)
+
+
+def test_plms_first_step_is_heun():
+    first, = SAMPLERS["plms"](curved, start(), SIGMAS[:2], None)
+    heun, = SAMPLERS["heun"](curved, start(), SIGMAS[:2], None)
+    assert_close(first.x, heun.x, **EXACT)
+
+
+def test_plms_in_one_step_to_sigma_0_is_ddim_and_calls_once():
+    calls = []
+    step, = SAMPLERS["plms"](lambda x, s: calls.append(s) or curved(x, s), start(), [SIGMAS[0], 0.0], None)
+    assert_close(step.x, curved(start(), SIGMAS[0]), **EXACT)
+    assert len(calls) == 1
+
+
+def test_unipc_predicts_as_dpmpp_2m_and_corrects_with_the_estimate_found_there():
+    s0, s1, s2 = SIGMAS[:3]
+    one, two = SAMPLERS["unipc"](curved, start(), SIGMAS[:3], None)
+    first, _ = SAMPLERS["dpmpp_2m"](curved, start(), SIGMAS[:3], None)
+    assert_close(one.x, first.x, **EXACT)
+    corrected = ((one.x0 + two.x0) / 2).lerp(start(), s1 / s0)          # UniC-1: the mean of both ends
+    slope = (two.x0 - one.x0) / math.log(s0 / s1)
+    assert_close(two.x, (two.x0 + math.log(s1 / s2) / 2 * slope).lerp(corrected, s2 / s1), **EXACT)
+
+
+def test_lcm_keeps_nothing_of_the_noise_before():
+    sigmas, noise = SIGMAS[:2], draws()
+    step, = SAMPLERS["lcm"](curved, start(), sigmas, noise)
+    assert_close(step.x - step.x0, sigmas[1] * draws()(start()), **EXACT)
+
+
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
-@pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpmpp_2m"])
+@pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpmpp_2m", "plms", "lms", "dpm2", "unipc"])
 def test_ode_sampler_lands_on_a_constant_denoiser(name, spacing):
     sigmas = Schedule().sigmas(7, spacing)
     target = torch.full_like(start(), 0.7)
@@ -73,14 +111,14 @@ def test_ode_sampler_lands_on_a_constant_denoiser(name, spacing):
     assert_close(trajectory(name, lambda x, sigma: target, sigmas)[-1], expected, **EXACT)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "euler_a"])
+@pytest.mark.parametrize("name", ["ddpm", "euler_a", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde", "dpmpp_2m_sde", "lcm"])
 def test_stochastic_sampler_lands_on_a_constant_denoiser_without_noise_at_sigma_0(name):
     target = torch.full_like(start(), 0.7)
     assert_close(trajectory(name, lambda x, sigma: target)[-1], target, **EXACT)
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.5])
-@pytest.mark.parametrize("name", ["ddim", "euler_a"])
+@pytest.mark.parametrize("name", ["ddim", "euler_a", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde", "dpmpp_2m_sde"])
 def test_sampler_refuses_eta_outside_0_to_1(name, eta):
     with pytest.raises(ValueError, match=rf"eta {eta} is outside 0\.\.1; try 0"):
         trajectory(name, eta=eta)
@@ -94,13 +132,15 @@ def test_sampler_calls_the_denoiser_as_often_as_promised(name, n):
     sigmas = Schedule().sigmas(n, DEFAULT_SPACING[name])
     steps = trajectory(name, lambda x, sigma: calls.append(sigma) or curved(x, sigma), sigmas)
     assert len(steps) == n
-    assert len(calls) == (2 * n - 1 if name == "heun" else n)
+    twice = name in ("heun", "dpm2", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde")
+    assert len(calls) == (2 * n - 1 if twice else n + 1 if name == "plms" else n)
     assert steps.isfinite().all()
 
 
-def test_heun_calls_twice_a_step_where_it_ends_above_0():
+@pytest.mark.parametrize("name", ["heun", "dpm2", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde"])
+def test_two_evaluation_sampler_calls_twice_a_step_where_it_ends_above_0(name):
     calls = []
-    trajectory("heun", lambda x, sigma: calls.append(sigma) or curved(x, sigma), SIGMAS[:-1])
+    trajectory(name, lambda x, sigma: calls.append(sigma) or curved(x, sigma), SIGMAS[:-1])
     assert len(calls) == 2 * 19
 
 

@@ -1,9 +1,11 @@
 """Whole trajectories against diffusers' schedulers, with a small nonlinear network of x and t in the UNet's place.
 
-Every step is compared, relative to the largest absolute value.  Measured: 5e-6, and 2.5e-5 over 999 DDPM steps.
+Every step is compared, relative to the largest absolute value.  Measured: 9e-6, and 2.5e-5 over 999 DDPM steps.
 """
 
 import math
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +13,16 @@ from diffusers.schedulers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+    scheduling_lms_discrete,
 )
 
 from ldm.samplers import SAMPLERS, Denoiser, Schedule
@@ -35,6 +44,11 @@ def network(x, t, context=None):
 def whole_timesteps(x, t, context=None):
     """diffusers rounds the timesteps of DPM-Solver's Karras sigmas; elsewhere they are fractional, as ours."""
     return network(x, t.round())
+
+
+def timeless(x, t, context=None):
+    """For schedulers of diffusers that cut their timesteps down to whole ones."""
+    return network(x, torch.full_like(t, 400))
 
 
 def unit_noise():
@@ -161,3 +175,122 @@ def test_dpmpp_2m_matches_diffusers(config, spacing, n, prediction):
     ref.set_timesteps(n)
     steps = ours("dpmpp_2m", Schedule().sigmas(n, spacing), prediction, net=whole_timesteps)
     assert_same_trajectory([step.z for step in steps], reference(ref, unit_noise(), net=whole_timesteps))
+
+
+@pytest.mark.parametrize("n", [3, 30, 110])
+@pytest.mark.filterwarnings("ignore:3 steps of:UserWarning")
+def test_plms_matches_diffusers(n):
+    ref = PNDMScheduler(**SD, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
+    ref.set_timesteps(n)
+    steps = ours("plms", Schedule().sigmas(n, "leading"))
+    _, *expected = reference(ref, unit_noise())         # without the place where the first step evaluates again
+    assert_same_trajectory([step.z for step in steps], expected)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+@pytest.mark.parametrize("config, spacing", [({"timestep_spacing": "trailing"}, "trailing"),
+                                             ({"use_karras_sigmas": True}, "karras")])
+def test_lms_matches_diffusers(config, spacing, prediction, monkeypatch):
+    def quad(f, a, b, epsrel):                                      # Gauss's, exact for the cubics in question
+        middle, r = (a + b) / 2, (b - a) / math.sqrt(12)
+        return [(b - a) / 2 * (f(middle - r) + f(middle + r))]
+
+    # the one function of SciPy, an optional dependency of diffusers, that its scheduler needs
+    monkeypatch.setattr(scheduling_lms_discrete, "integrate", SimpleNamespace(quad=quad), raising=False)
+    ref = scheduling_lms_discrete.LMSDiscreteScheduler(**SD, prediction_type=NAMES[prediction], **config)
+    ref.set_timesteps(30)
+    steps = ours("lms", Schedule().sigmas(30, spacing), prediction)
+    assert_same_trajectory([step.x for step in steps], reference(ref, start(ref)))
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")      # diffusers under NumPy 2
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("config, spacing", [({"timestep_spacing": "trailing"}, "trailing"),
+                                             ({"use_exponential_sigmas": True}, "exponential")])
+def test_dpm2_matches_diffusers(config, spacing, prediction):
+    ref = KDPM2DiscreteScheduler(**SD, prediction_type=NAMES[prediction], **config)
+    ref.set_timesteps(30)
+    steps = ours("dpm2", Schedule().sigmas(30, spacing), prediction)
+    assert_same_trajectory([step.x for step in steps], reference(ref, start(ref)))
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")      # diffusers under NumPy 2
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_dpm2_a_matches_diffusers(prediction):
+    ref = KDPM2AncestralDiscreteScheduler(**SD, prediction_type=NAMES[prediction], timestep_spacing="trailing")
+    ref.set_timesteps(30)
+    generator, noise = same_draws()
+    steps = ours("dpm2_a", Schedule().sigmas(30, "trailing"), prediction, noise=noise)
+    assert_same_trajectory([step.x for step in steps], reference(ref, start(ref), generator=generator))
+
+
+def singlestep(prediction, **config):
+    """diffusers' two-evaluation DPM-Solver++, and what our steps visit.
+
+    Its middles are points of the grid: in the middle of log sigma, as ours, on an exponential grid alone.
+    """
+    ref = DPMSolverSinglestepScheduler(**SD, prediction_type=NAMES[prediction], use_exponential_sigmas=True,
+                                       final_sigmas_type="zero", lower_order_final=True, **config)
+    ref.set_timesteps(31)                                           # 15 steps of two, and one to sigma 0
+    return ref, [*Schedule().sigmas(31, "exponential")[:-1:2], 0.0]
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_dpmpp_2s_a_matches_diffusers(prediction):
+    ref, sigmas = singlestep(prediction)
+    steps = ours("dpmpp_2s_a", sigmas, prediction, net=timeless, eta=0.0)
+    xs = reference(ref, unit_noise(), net=timeless)
+    assert_same_trajectory([step.z for step in steps], xs[1::2] + xs[-1:])
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_dpmpp_sde_matches_diffusers(prediction):
+    """The same but for one thing: diffusers draws a step's noise apart from its first half's, which is undone here."""
+    ref, sigmas = singlestep(prediction, algorithm_type="sde-dpmsolver++")
+    generator, draw = same_draws()
+
+    def halves():
+        for s, s_next in pairwise(sigmas):
+            first, whole = draw(unit_noise()), draw(unit_noise())
+            share = math.sqrt(s) / (math.sqrt(s) + math.sqrt(s_next))
+            yield first
+            yield (whole - math.sqrt(share) * first) / math.sqrt(1 - share)
+
+    draws = halves()
+    steps = ours("dpmpp_sde", sigmas, prediction, net=timeless, noise=lambda x: next(draws))
+    xs = reference(ref, unit_noise(), net=timeless, generator=generator)
+    assert_same_trajectory([step.z for step in steps], xs[1::2] + xs[-1:])
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+@pytest.mark.parametrize("config, spacing", [({"timestep_spacing": "trailing"}, "trailing"),
+                                             ({"use_karras_sigmas": True}, "karras")])
+def test_dpmpp_2m_sde_matches_diffusers(config, spacing, prediction):
+    ref = DPMSolverMultistepScheduler(**SD, prediction_type=NAMES[prediction], algorithm_type="sde-dpmsolver++",
+                                      **config)
+    ref.set_timesteps(30)
+    generator, noise = same_draws()
+    steps = ours("dpmpp_2m_sde", Schedule().sigmas(30, spacing), prediction, net=whole_timesteps, noise=noise)
+    expected = reference(ref, unit_noise(), net=whole_timesteps, generator=generator)
+    assert_same_trajectory([step.z for step in steps], expected)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+@pytest.mark.parametrize("n", [3, 30])
+@pytest.mark.parametrize("config, spacing", [({"timestep_spacing": "trailing"}, "trailing"),
+                                             ({"use_karras_sigmas": True}, "karras")])
+def test_unipc_matches_diffusers(config, spacing, n, prediction):
+    ref = UniPCMultistepScheduler(**SD, prediction_type=NAMES[prediction], **config)
+    ref.set_timesteps(n)
+    steps = ours("unipc", Schedule().sigmas(n, spacing), prediction, net=whole_timesteps)
+    assert_same_trajectory([step.z for step in steps], reference(ref, unit_noise(), net=whole_timesteps))
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+@pytest.mark.parametrize("n", [5, 10])
+def test_lcm_matches_diffusers(n, prediction):
+    ref = LCMScheduler(**SD, prediction_type=NAMES[prediction])
+    ref.set_timesteps(n)
+    generator, noise = same_draws()
+    steps = ours("lcm", Schedule().sigmas(n, "trailing"), prediction, noise=noise)
+    assert_same_trajectory([step.z for step in steps], reference(ref, unit_noise(), generator=generator))

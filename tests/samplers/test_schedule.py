@@ -143,7 +143,9 @@ def test_sigmas_refuses_an_unknown_spacing():
 
 def test_every_sampler_has_a_default_spacing():
     assert DEFAULT_SPACING == {"ddpm": "leading", "ddim": "leading", "euler": "linspace", "euler_a": "linspace",
-                               "heun": "linspace", "dpmpp_2m": "karras"}
+                               "heun": "linspace", "dpmpp_2m": "karras", "plms": "leading", "lms": "linspace",
+                               "dpm2": "linspace", "dpm2_a": "linspace", "dpmpp_2s_a": "karras", "dpmpp_sde": "karras",
+                               "dpmpp_2m_sde": "karras", "unipc": "trailing", "lcm": "trailing"}
     assert list(SAMPLERS) == list(DEFAULT_SPACING)
 
 
