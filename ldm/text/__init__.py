@@ -1,9 +1,12 @@
-"""CLIP's text encoder and tokenizer: a prompt to the context that the UNet attends to.
+"""CLIP's text encoder and tokenizer, and the grammar of prompts: a prompt to the context that the UNet attends to.
 
-`from ldm.text import CLIPText, CLIPTextConfig, Tokenizer`.
+`from ldm.text import CLIPText, CLIPTextConfig, Tokenizer`; `python -m ldm.text "a prompt"` shows how it is read.
 """
 
+from ldm.text.chunks import Chunks, chunk, encode, same_length
 from ldm.text.clip import CLIPText, CLIPTextConfig
+from ldm.text.grammar import Syntax, at_steps, parse, schedule
 from ldm.text.tokenizer import Tokenizer
 
-__all__ = ["CLIPText", "CLIPTextConfig", "Tokenizer"]
+__all__ = ["CLIPText", "CLIPTextConfig", "Chunks", "Syntax", "Tokenizer", "at_steps", "chunk", "encode", "parse",
+           "same_length", "schedule"]

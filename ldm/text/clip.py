@@ -87,14 +87,17 @@ class CLIPText(nn.Module):
         self.layers = nn.ModuleList(Layer(cfg.width, cfg.heads) for _ in range(cfg.layers))
         self.final_norm = nn.LayerNorm(cfg.width)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, skip: int = 1) -> Tensor:
         """Token ids [B 77], int64 -> context [B 77 W] in the dtype of the weights.
 
-        Raises ValueError where ids are not integers of that shape, or outside the vocabulary.
+        `skip` is the web UIs' "clip skip": n leaves out the last n - 1 layers, 1 none; the final norm stays.
+        Raises ValueError where ids are not integers of that shape, or outside the vocabulary, or no layer is left.
         """
         self._check(ids)
+        if not 1 <= skip <= self.cfg.layers:
+            raise ValueError(f"clip skip {skip} is outside 1..{self.cfg.layers}; 1 uses every layer")
         x = self.token_embedding(ids) + self.position_embedding.weight
-        for layer in self.layers:
+        for layer in self.layers[: self.cfg.layers + 1 - skip]:
             x = layer(x)
         return self.final_norm(x)
 

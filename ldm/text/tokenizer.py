@@ -65,6 +65,10 @@ class Tokenizer:
                 raise ValueError(f"token id {i} is outside the vocabulary; use 0..{EOS}")
         return self._vocabulary.decode(i for i in ids if i not in (BOS, EOS))
 
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The text of each token other than BOS and EOS; a space ends the last one of a word."""
+        return [self._vocabulary.texts[i].decode(errors="replace") for i in ids]
+
     def words(self, text: str) -> list[tuple[str, list[int]]]:
         """The words of a text, in lower case, each with its token ids.
 

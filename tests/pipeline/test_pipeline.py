@@ -170,7 +170,7 @@ def test_width_names_a_remedy(pipe):
     assert str(error.value) == "width 500 is not a multiple of 8; try 504"
 
 
-@pytest.mark.parametrize("wrong", [{"width": 500}, {"steps": 0}, {"sampler": "lms"}, {"guidance": -1}, {"count": 0},
+@pytest.mark.parametrize("wrong", [{"width": 500}, {"steps": 0}, {"sampler": "nope"}, {"guidance": -1}, {"count": 0},
                                    {"sampler": "heun", "eta": 0.5}, {"spacing": "even"}, {"prompt": []}])
 def test_wrong_settings_are_said_before_any_work(pipe, monkeypatch, wrong):
     def forbidden(*_):
@@ -285,11 +285,6 @@ def test_metadata_remakes_a_redrawn_picture(pipe):
     assert again.tobytes() == first.tobytes() and json.loads(again.info["ldm"]) == told
     other, = pipe("a cat", image=photo(61, 43, seed=1), strength=0.5, seed=3, **FAST)
     assert json.loads(other.info["ldm"])["image_sha256"] != told["image_sha256"]
-
-
-def test_prompt_that_is_cut_is_reported(pipe):
-    with pytest.warns(UserWarning, match="a prompt of 80 tokens .* these words are cut: cat cat cat cat cat$"):
-        pipe("cat " * 80, **FAST)
 
 
 def test_unseen_words_are_reported(pipe, tiny_model, tmp_path):

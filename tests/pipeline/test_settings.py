@@ -10,8 +10,8 @@ from ldm import Settings
 from ldm.settings import add_arguments, from_arguments
 
 OTHER = {"negative_prompt": "blur", "steps": 7, "guidance": 2.5, "sampler": "heun", "spacing": "karras", "seed": 11,
-         "width": 72, "height": 136, "count": 3, "strength": 0.25, "cache": 3, "guidance_min_sigma": 0.5,
-         "guidance_max_sigma": 6.0, "tile": 64}
+         "width": 72, "height": 136, "count": 3, "strength": 0.25, "prompt_syntax": "plain", "clip_skip": 2,
+         "cache": 3, "guidance_min_sigma": 0.5, "guidance_max_sigma": 6.0, "tile": 64}
 
 
 @pytest.mark.parametrize(("name", "value", "message"), [
@@ -29,6 +29,9 @@ OTHER = {"negative_prompt": "blur", "steps": 7, "guidance": 2.5, "sampler": "heu
     ("height", -64, "height -64 is not a multiple of 8; try 8"),
     ("tile", 100, "tile 100 is not a multiple of 8, 32 or more; try 512"),
     ("tile", 24, "tile 24 is not a multiple of 8, 32 or more; try 512"),
+    ("clip_skip", 0, "clip_skip 0 is outside 1..999; try 1"),
+    ("clip_skip", 1.5, "clip_skip 1.5 is not a whole number; give an int"),
+    ("prompt_syntax", "comfy", "prompt_syntax 'comfy' is unknown; try one of a1111, plain"),
     ("cache", 0, "cache 0 is outside 1..999; try 1"),
     ("cache", 1.5, "cache 1.5 is not a whole number; give an int"),
     ("guidance_min_sigma", -0.1, "guidance_min_sigma -0.1 is outside 0..10000; try 0"),
@@ -44,8 +47,8 @@ def test_settings_refuses_values_out_of_range(name, value, message):
 @pytest.mark.parametrize("name", ["sampler", "spacing"])
 def test_settings_names_what_it_knows(name):
     choices = next(f.metadata["choices"] for f in fields(Settings) if f.name == name)
-    with pytest.raises(ValueError, match=f"{name} 'lms' is unknown; try one of {', '.join(choices)}"):
-        Settings(**{name: "lms"})
+    with pytest.raises(ValueError, match=f"{name} 'nope' is unknown; try one of {', '.join(choices)}"):
+        Settings(**{name: "nope"})
 
 
 @pytest.mark.parametrize("edge", [{"steps": 1}, {"steps": 999}, {"eta": 1.0}, {"strength": 1}, {"strength": 1e-9},

@@ -105,6 +105,26 @@ def test_clip_text_equals_transformers():
     check_transformers(TINY)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("skip", [1, 2, 3])
+def test_clip_skip_equals_transformers(skip: int):
+    """As web UIs do it: hidden_states[-skip], then the final norm."""
+    reference = transformers_model(TINY)
+    randomize(reference)
+    ids = prompts(TINY)
+    hidden = reference(ids, output_hidden_states=True).hidden_states[-skip]
+    norm, = (module for name, module in reference.named_modules() if name.endswith("final_layer_norm"))
+    ours = from_transformers(reference, TINY)
+    assert_parity(ours(ids, skip), norm(hidden))
+    assert torch.equal(ours(ids, skip), ours(ids)) == (skip == 1)
+
+
+@pytest.mark.parametrize("skip", [0, -1, 4])
+def test_clip_skip_must_leave_a_layer(skip: int):
+    with pytest.raises(ValueError, match=rf"clip skip {skip} is outside 1\.\.3; 1 uses every layer"):
+        CLIPText(TINY)(prompts(TINY), skip)
+
+
 @pytest.mark.slow
 def test_clip_text_equals_transformers_at_full_size():
     check_transformers(CLIPTextConfig())
@@ -196,5 +216,6 @@ def test_text_imports_alone():
             "print(*{'.'.join(m.split('.')[:2]) if m.startswith('ldm.') else m.split('.')[0] for m in sys.modules})")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(run.stdout.split())
-    assert {m for m in modules if m.startswith("ldm.")} <= {"ldm.text", "ldm.attention", "ldm.naming"}
+    leaves = {"ldm.attention", "ldm.native", "ldm.files", "ldm.naming"}
+    assert {m for m in modules if m.startswith("ldm.")} <= {"ldm.text"} | leaves
     assert not modules & {"open_clip", "torchvision", "transformers", "diffusers", "ftfy", "PIL", "safetensors"}
