@@ -150,10 +150,10 @@ def doubling_weight(weight: Tensor) -> Tensor:
     Each pixel that nearest-neighbour repeats meets two taps of the convolution or one: their sums, in float32, are
     the taps of a transposed convolution of stride 2, 16 products per pixel where there were 36.
     """
-    c_out, c_in = weight.shape[:2]
-    flipped = weight.float().flip(2, 3).reshape(-1, 1, 3, 3)
-    summed = F.conv2d(flipped, torch.ones(1, 1, 2, 2), padding=1)
-    return summed.view(c_out, c_in, 4, 4).transpose(0, 1).contiguous().to(weight.dtype)
+    taps = weight.float().flip(2, 3)
+    taps = F.pad(taps, (1, 0)) + F.pad(taps, (0, 1))                # [a b c] -> [a a+b b+c c] along each row
+    taps = F.pad(taps, (0, 0, 1, 0)) + F.pad(taps, (0, 0, 0, 1))    # and along each column
+    return taps.to(weight.dtype).transpose(0, 1).contiguous()
 
 
 class DoublingConv2d(PackedConv2d):

@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +22,7 @@ SOURCE = Path(__file__).parent / "attention.cpp"
 
 
 @cache
-def cpu() -> dict[str, bool]:
+def cpu() -> Mapping[str, Any]:
     """What the CPU can do: "avx512_f", "avx512_bf16", "amx_bf16", and more where PyTorch can tell more."""
     if hasattr(torch.cpu, "get_capabilities"):
         return torch.cpu.get_capabilities()
