@@ -91,9 +91,9 @@ def test_txt2img_draws_512_pixels_from_a_full_size_file(full_size, tmp_path):
 def test_switching_models_does_not_grow(full_size):
     resident = numbers(SWITCH, full_size)
     freed, loaded = resident[::2], resident[1::2]
-    assert max(loaded[1:]) <= loaded[0] + 0.5e9         # the allocator keeps some of what packing freed, once
-    assert max(loaded[2:]) <= loaded[1] + 0.05e9
-    assert max(freed[2:]) <= freed[1] + 0.05e9          # what it keeps it uses again
+    assert max(loaded[1:]) <= loaded[0] + 0.6e9         # the allocator keeps some of what packing freed, once
+    assert max(loaded[2:]) <= loaded[1] + 0.3e9         # a model is 2.1 GB
+    assert max(freed[2:]) <= freed[1] + 0.3e9           # what it keeps it uses again
 
 
 @pytest.mark.slow
