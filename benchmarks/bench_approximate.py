@@ -34,7 +34,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "guidance from 14.7 to 1": {"guidance_min_sigma": 1.0},
     "cache 2, guidance from 5 to 0.3": {"cache": 2, **INTERVAL},
 }
-report.COLUMNS |= {"psnr_median_db": ("PSNR median, dB", "{:.1f}"), "psnr_min_db": ("PSNR min, dB", "{:.1f}")}
 
 
 def draw(pipe: Pipeline, prompt: str, **settings: Any) -> tuple[Tensor, float]:

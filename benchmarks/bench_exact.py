@@ -18,8 +18,6 @@ from ldm.prepare import describe
 
 WAYS = [("float32", "auto"), ("float32", "portable"), ("bfloat16", "auto"), ("bfloat16", "portable"),
         ("bfloat16", "plain")]
-report.COLUMNS |= {"psnr_median_db": ("PSNR median, dB", "{:.1f}"), "psnr_min_db": ("PSNR min, dB", "{:.1f}"),
-                   "worst": ("largest difference, of the range", "{:.1e}"), "how": ("how", "{}")}
 
 
 def pictures(ckpt: Path | None, prompts: list[str], steps: int, **how: Any) -> tuple[str, list[torch.Tensor]]:

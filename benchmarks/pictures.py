@@ -33,7 +33,7 @@ class Stand(nn.Module):
 
 def put(pipe: Pipeline, unet: Run, decode: Run) -> Pipeline:
     """The pipeline with a peer's networks."""
-    pipe.unet = Stand(pipe.unet, unet)                  # type: ignore[assignment]
+    pipe.unet = Stand(pipe.unet, unet)
     pipe.vae.decode = lambda z, tile=None: decode(z)
     gc.collect()
     return pipe

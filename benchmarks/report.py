@@ -25,6 +25,10 @@ COLUMNS = {                                             # key of a row: heading,
     "resident_mib": ("memory held, MiB", "{:.0f}"),
     "gflops": ("nominal GFLOP/s", "{:.0f}"),
     "of_peak": ("of peak", "{:.0%}"),
+    "psnr_median_db": ("PSNR median, dB", "{:.1f}"),
+    "psnr_min_db": ("PSNR min, dB", "{:.1f}"),
+    "worst": ("largest difference, of the range", "{:.1e}"),
+    "how": ("how", "{}"),
 }
 
 

@@ -80,11 +80,11 @@ class Pipeline:
         device = resolve_device(device)
         return cls(**load_parts(path, device, resolve_dtype(dtype, device), ema, kernels), name=path.name, ema=ema)
 
-    def save(self, path: str | Path) -> None:
-        """Write the model as one .safetensors file in the official layout, which other programs read."""
+    def save(self, path: str | Path, vocabulary: Tensor | None = None) -> None:
+        """Write one .safetensors file in the official layout; with `vocabulary`, only those tokens' embeddings."""
         metadata = {"prediction": self.prediction, "size": self.size, "guidance": self.guidance,
                     **asdict(self.schedule)}
-        save_parts(path, self.vae, self.unet, self.text, metadata)
+        save_parts(path, self.vae, self.unet, self.text, metadata, vocabulary)
 
     @property
     def device(self) -> torch.device:

@@ -48,7 +48,8 @@ class Settings:
         within("cache", self.cache, 1, 999)
         within("clip_skip", self.clip_skip, 1, 999)
         if self.prompt_syntax not in get_args(Syntax):
-            raise ValueError(f"prompt_syntax {self.prompt_syntax!r} is unknown; try one of a1111, plain")
+            raise ValueError(f"prompt_syntax {self.prompt_syntax!r} is unknown; "
+                             f"try one of {', '.join(get_args(Syntax))}")
         within("seed", self.seed, 0, 2**63 - 1 - self.count)
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler {self.sampler!r} is unknown; try one of {', '.join(SAMPLERS)}")

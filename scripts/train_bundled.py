@@ -15,7 +15,6 @@ import cli
 import torch
 
 from ldm import Pipeline
-from ldm.loading import save_parts
 
 HERE = Path(__file__).parent
 VAE = ["--steps", "3600", "--batch", "16", "--lr", "0.002", "--every", "200", "--bf16"]
@@ -32,8 +31,7 @@ def stage(script: str, *args: str | Path, unless: Path | None = None) -> None:
 def save_half(model: Path, out: Path) -> None:
     """Write a model in float16, with only the rows of its vocabulary that it was trained on."""
     pipe = Pipeline.load(model, device="cpu", dtype=torch.float16)
-    metadata = {"prediction": pipe.prediction, "size": pipe.size, "guidance": pipe.guidance}
-    save_parts(out, pipe.vae, pipe.unet, pipe.text, metadata, pipe.vocabulary)
+    pipe.save(out, pipe.vocabulary)
 
 
 def main() -> None:

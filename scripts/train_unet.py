@@ -134,7 +134,7 @@ def start_from(model: TextToNoise, path: Path, captions: Captions) -> None:
 
     Raises ValueError where the networks differ in shape.
     """
-    pipe = Pipeline.load(path, device="cpu", dtype="float32")
+    pipe = Pipeline.load(path, device="cpu", dtype="float32", kernels="plain")
     text = replace(pipe.text.cfg, vocab=model.text.cfg.vocab)
     if (pipe.unet.cfg, text) != (model.unet.cfg, model.text.cfg):
         raise ValueError(f"{path} has {pipe.unet.cfg} and {text}, the flags say {model.unet.cfg} and {model.text.cfg}; "

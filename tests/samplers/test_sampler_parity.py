@@ -34,6 +34,8 @@ COMPVIS = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
 NAMES = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 TOLERANCE = 1e-4
 KERNEL = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(1)) / 6
+TRAILING_AND_KARRAS = pytest.mark.parametrize(
+    "config, spacing", [({"timestep_spacing": "trailing"}, "trailing"), ({"use_karras_sigmas": True}, "karras")])
 
 
 def network(x, t, context=None):
@@ -157,8 +159,7 @@ def test_euler_a_matches_diffusers(prediction, n):
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
-@pytest.mark.parametrize("config, spacing", [({"timestep_spacing": "trailing"}, "trailing"),
-                                             ({"use_karras_sigmas": True}, "karras")])
+@TRAILING_AND_KARRAS
 def test_heun_matches_diffusers(config, spacing, prediction):
     ref = HeunDiscreteScheduler(**SD, prediction_type=NAMES[prediction], **config)
     ref.set_timesteps(30)
@@ -168,8 +169,7 @@ def test_heun_matches_diffusers(config, spacing, prediction):
 
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
 @pytest.mark.parametrize("n", [3, 30])
-@pytest.mark.parametrize("config, spacing", [({"timestep_spacing": "trailing"}, "trailing"),
-                                             ({"use_karras_sigmas": True}, "karras")])
+@TRAILING_AND_KARRAS
 def test_dpmpp_2m_matches_diffusers(config, spacing, n, prediction):
     ref = DPMSolverMultistepScheduler(**SD, prediction_type=NAMES[prediction], **config)
     ref.set_timesteps(n)
@@ -188,8 +188,7 @@ def test_plms_matches_diffusers(n):
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
-@pytest.mark.parametrize("config, spacing", [({"timestep_spacing": "trailing"}, "trailing"),
-                                             ({"use_karras_sigmas": True}, "karras")])
+@TRAILING_AND_KARRAS
 def test_lms_matches_diffusers(config, spacing, prediction, monkeypatch):
     def quad(f, a, b, epsrel):                                      # Gauss's, exact for the cubics in question
         middle, r = (a + b) / 2, (b - a) / math.sqrt(12)
@@ -263,8 +262,7 @@ def test_dpmpp_sde_matches_diffusers(prediction):
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
-@pytest.mark.parametrize("config, spacing", [({"timestep_spacing": "trailing"}, "trailing"),
-                                             ({"use_karras_sigmas": True}, "karras")])
+@TRAILING_AND_KARRAS
 def test_dpmpp_2m_sde_matches_diffusers(config, spacing, prediction):
     ref = DPMSolverMultistepScheduler(**SD, prediction_type=NAMES[prediction], algorithm_type="sde-dpmsolver++",
                                       **config)
@@ -277,8 +275,7 @@ def test_dpmpp_2m_sde_matches_diffusers(config, spacing, prediction):
 
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
 @pytest.mark.parametrize("n", [3, 30])
-@pytest.mark.parametrize("config, spacing", [({"timestep_spacing": "trailing"}, "trailing"),
-                                             ({"use_karras_sigmas": True}, "karras")])
+@TRAILING_AND_KARRAS
 def test_unipc_matches_diffusers(config, spacing, n, prediction):
     ref = UniPCMultistepScheduler(**SD, prediction_type=NAMES[prediction], **config)
     ref.set_timesteps(n)
