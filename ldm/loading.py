@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ldm import native
 from ldm.attention import Kernels
-from ldm.prepare import prepare
+from ldm.prepare import prepare, release_memory
 from ldm.samplers import Schedule
 from ldm.text import CLIPText
 from ldm.text import names as text_names
@@ -139,6 +139,7 @@ def load_parts(path: Path, device: str, dtype: torch.dtype, ema: bool, kernels: 
     for name, module in modules.items():
         fill(module, rows[name], source.parts[name], dtype, device, torch.channels_last)
         prepare(module, kernels)
+    release_memory()
     schedule = Schedule(say.beta_start, say.beta_end, say.timesteps, say.zero_terminal_snr)
     return {**modules, "prediction": say.prediction, "size": say.size, "guidance": say.guidance,
             "vocabulary": source.vocabulary, "schedule": schedule}

@@ -19,6 +19,7 @@ from ldm.approximate import GuidanceInterval, StepCache
 from ldm.attention import Kernels, check_kernels
 from ldm.images import on_white, pad_to_multiple, to_images, to_tensor, with_metadata
 from ldm.loading import load_parts, resolve_device, resolve_dtype, save_parts
+from ldm.prepare import release_memory
 from ldm.samplers import CFG, SAMPLERS, Denoiser, Prediction, Schedule, Step, seeded_noise
 from ldm.samplers.phases import Phases
 from ldm.settings import Settings, within
@@ -140,6 +141,7 @@ class Pipeline:
 
         Raises NonFiniteError where that does not help.
         """
+        release_memory()                                # the VAE needs the most at once
         result, dtype = run(), self.vae.decoder.conv_in.weight.dtype
         if not result.isfinite().all() and given.isfinite().all() and dtype.itemsize == 2 and not self.bad_weights():
             warnings.warn(f"the VAE overflowed in {dtype}; running it once more in float32", stacklevel=3)

@@ -1,5 +1,8 @@
 """One place that gets a loaded model ready for its device: memory layout, packed weights, compiled kernels."""
 
+import ctypes
+import sys
+
 import torch
 from torch import nn
 
@@ -63,3 +66,10 @@ def ordinary(conv: nn.Conv2d) -> bool:
     """Whether a convolution is of the kind that `PackedConv2d` stands in for."""
     return (conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
             and not isinstance(conv.padding, str))
+
+
+def release_memory() -> None:
+    """Give back to the system what the C library keeps of freed tensors, where that is glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
