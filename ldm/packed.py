@@ -147,13 +147,12 @@ class PackedConv2d(Packed):
 def doubling_weight(weight: Tensor) -> Tensor:
     """A 3x3 convolution of the doubled picture as a 4x4 one that doubles.  [Cout Cin 3 3] -> [Cin Cout 4 4].
 
-    Each pixel that nearest-neighbour repeats meets two taps of the convolution or one: their sums, in float32, are
-    the taps of a transposed convolution of stride 2, 16 products per pixel where there were 36.
+    Each pixel that nearest-neighbour repeats meets two taps of the convolution or one: their sums are the taps of a
+    transposed convolution of stride 2, 16 products per pixel where there were 36.
     """
-    taps = weight.float().flip(2, 3)
-    taps = F.pad(taps, (1, 0)) + F.pad(taps, (0, 1))                # [a b c] -> [a a+b b+c c] along each row
-    taps = F.pad(taps, (0, 0, 1, 0)) + F.pad(taps, (0, 0, 0, 1))    # and along each column
-    return taps.to(weight.dtype).transpose(0, 1).contiguous()
+    rows = weight.new_tensor([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]])    # which of the 4 sums each of 3 taps is in
+    taps = weight.transpose(0, 1).reshape(-1, 9)
+    return (taps @ torch.kron(rows, rows)).view(weight.shape[1], weight.shape[0], 4, 4)
 
 
 class DoublingConv2d(PackedConv2d):
