@@ -15,6 +15,7 @@ from ldm import native
 
 Kernels = Literal["auto", "portable", "plain"]
 LEARN = 2**18           # scores a head may keep for the way back; above, PyTorch's kernel computes them once more
+FEW = 128               # keys, as of a prompt, for which matrix products are too small to pay
 QUERIES, SCORES = 512, 2**21        # of a block: more scores leave the cache, fewer queries make small products
 
 
@@ -41,7 +42,9 @@ def choose(q: Tensor, k: Tensor, kernels: Kernels = "auto", learning: bool = Fal
         return "sdpa"                                   # GPUs, and CPUs with AMX, have fast ones of their own
     if learning:
         return "blocked" if q.shape[1] * k.shape[1] <= LEARN else "sdpa"
-    return "native" if kernels == "auto" and exact and native.available() else "blocked"
+    if kernels == "auto" and exact and native.available():
+        return "native"
+    return "blocked" if q.dtype == torch.bfloat16 and k.shape[1] > FEW else "sdpa"
 
 
 def check_kernels(kernels: str) -> None:
