@@ -13,8 +13,10 @@ from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 
+from ldm.loading import RULES
 from ldm.weights.checkpoint import Checkpoint, listing, survey
 from ldm.weights.entries import CheckpointError, Entry
+from ldm.weights.families import MODELS
 
 LAYOUTS = {"compvis": "official (CompVis)", "diffusers": "diffusers"}
 PART_NAMES = {"unet": "UNet", "vae": "VAE", "text": "text encoder"}
@@ -42,8 +44,9 @@ def prediction(source: Checkpoint) -> str:
     if "prediction" in source.metadata:
         said = source.metadata["prediction"]
         return f"{WORDS.get(said, said)} (the {'folder' if source.path.is_dir() else 'file'} says so)"
-    if source.family == "sd1":
-        return f"{WORDS['eps']} (the rule for Stable Diffusion 1; the file does not say)"
+    rule = RULES.get(source.family, {}).get("prediction")
+    if rule:
+        return f"{WORDS[rule]} (the rule for {source.kind.what}; the file does not say)"
     if source.family == "sd2":
         return "eps or v (Stable Diffusion 2 has both; the file does not say)"
     return "not known (the file does not say)"
@@ -55,13 +58,13 @@ def named(entries: dict[str, Entry]) -> str:
 
 def describe(source: Checkpoint) -> list[tuple[str, str]]:
     """The report, as (what, value) lines."""
-    supported = source.family in ("sd1", "vae")
+    supported = source.family in (*MODELS, "vae", "tiny")
     lines = [("is", f"{source.kind.what} ({source.family})"), ("because", source.kind.because)]
     of_parts = [entry for part in source.parts.values() for entry in part.entries.values()]
     weights = of_parts if supported else [*of_parts, *source.unknown.values()]
     if of_parts:
         lines.append(("layout", LAYOUTS[source.layout]))
-    if source.family not in ("lora", "embedding", "vae", "controlnet", "unknown"):
+    if source.family not in ("lora", "embedding", "vae", "tiny", "controlnet", "unknown"):
         lines.append(("prediction", prediction(source)))
         lines.append(("EMA", f"{source.twins} twins, loaded unless ema=False" if source.twins else "no twins"))
     lines.append(("precision", precision(weights)))
@@ -80,11 +83,13 @@ def describe(source: Checkpoint) -> list[tuple[str, str]]:
 
 
 def verdict(source: Checkpoint) -> str:
-    if source.family not in ("sd1", "vae"):
+    if source.family not in (*MODELS, "vae", "tiny"):
         return "not as a model"
     if source.unknown:
         return "no: it has tensors of no part"
-    return "yes" if source.family == "sd1" else "as the VAE of a model"
+    if source.family == "sd2" and "prediction" not in source.metadata:
+        return "yes, once you say whether it predicts eps or v"
+    return "yes" if source.family in MODELS else "as the VAE of a model"
 
 
 def main() -> int:

@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.attention import attention
+from ldm.text.tokenizer import EOS
 
 
 @dataclass(frozen=True)
 class CLIPTextConfig:
     """Shape of a CLIP text transformer; the defaults are ViT-L/14's, the text encoder of Stable Diffusion 1.x.
 
+    Stable Diffusion 2 takes OpenCLIP's ViT-H/14 without its last layer: width 1024, 23 layers, `open_clip`.
     Raises ValueError where the width is not a multiple of 64, the channels of a head in every CLIP.
     """
 
@@ -19,6 +22,7 @@ class CLIPTextConfig:
     length: int = 77                                    # tokens of a prompt, with the first and the last
     width: int = 768
     layers: int = 12
+    open_clip: bool = False                             # OpenCLIP's: exact GELU, its padding, its names in files
 
     def __post_init__(self):
         if self.width % 64 or self.width <= 0:
@@ -28,6 +32,11 @@ class CLIPTextConfig:
     @property
     def heads(self) -> int:
         return self.width // 64
+
+    @property
+    def pad(self) -> int:
+        """The token that fills up short prompts."""
+        return 0 if self.open_clip else EOS
 
 
 class Attention(nn.Module):
@@ -46,27 +55,28 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with QuickGELU between them: CLIP's x sigmoid(1.702 x), not the exact GELU."""
+    """Two linear layers with a GELU between them: exact, or else CLIP's QuickGELU, x sigmoid(1.702 x)."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, exact: bool):
         super().__init__()
+        self.exact = exact
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        return self.fc2(x * torch.sigmoid(1.702 * x))
+        return self.fc2(F.gelu(x) if self.exact else x * torch.sigmoid(1.702 * x))
 
 
 class Layer(nn.Module):
     """Pre-norm transformer layer.  x [B T W] -> [B T W]."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, cfg: CLIPTextConfig):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = MLP(width)
+        self.norm1 = nn.LayerNorm(cfg.width)
+        self.attn = Attention(cfg.width, cfg.heads)
+        self.norm2 = nn.LayerNorm(cfg.width)
+        self.mlp = MLP(cfg.width, exact=cfg.open_clip)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
@@ -76,7 +86,8 @@ class Layer(nn.Module):
 class CLIPText(nn.Module):
     """CLIP's text transformer, up to the final norm: all tokens, not projected.
 
-    Radford et al. 2021, sec. 2.4; openai/CLIP clip/model.py, CLIP.encode_text.
+    Radford et al. 2021, sec. 2.4; openai/CLIP clip/model.py, CLIP.encode_text; mlfoundations/open_clip transformer.py,
+    TextTransformer.
     """
 
     def __init__(self, cfg: CLIPTextConfig = CLIPTextConfig()):  # noqa: B008  (frozen, so safe as a default)
@@ -84,7 +95,7 @@ class CLIPText(nn.Module):
         self.cfg = cfg
         self.token_embedding = nn.Embedding(cfg.vocab, cfg.width)
         self.position_embedding = nn.Embedding(cfg.length, cfg.width)
-        self.layers = nn.ModuleList(Layer(cfg.width, cfg.heads) for _ in range(cfg.layers))
+        self.layers = nn.ModuleList(Layer(cfg) for _ in range(cfg.layers))
         self.final_norm = nn.LayerNorm(cfg.width)
 
     def forward(self, ids: Tensor, skip: int = 1) -> Tensor:

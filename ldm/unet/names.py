@@ -76,12 +76,13 @@ def counts(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int, int]:
     return blocks // n, n - 1, count(shapes, "middle_block.1.transformer_blocks")
 
 
-def config_from(shapes: Mapping[str, tuple[int, ...]], heads: int | None = None,
-                groups: int = 32) -> UNetConfig:
+def config_from(shapes: Mapping[str, tuple[int, ...]], heads: int | None = None, groups: int = 32,
+                head_channels: int | None = None) -> UNetConfig:
     """UNetConfig from the shapes of a file's tensors (CompVis or diffusers names, without prefix).
 
-    Two numbers leave no trace in the shapes: `groups`, and `heads`.  Without a number there are 8, or where proj_in is
-    linear (SD 2) as many as are 64 channels wide, but for the x4 upscaler, which has class labels.
+    Two numbers leave no trace in the shapes: `groups`, and `heads`, or the channels of each.  Without either there are
+    8 heads, or where proj_in is linear (SD 2) as many as are 64 channels wide, but for the x4 upscaler, which has class
+    labels.
     Raises KeyError where a tensor that every UNet has is missing.
     """
     levels, res_blocks, depth = counts(shapes)
@@ -96,6 +97,8 @@ def config_from(shapes: Mapping[str, tuple[int, ...]], heads: int | None = None,
     first_k = [shapes.get(name[f"down.{level}.attn.0.blocks.0.self_attn.k"]) for level in range(levels)]
     linear = len(shapes[name["mid.attn.proj_in"]]) == 2
     classes = shapes[name["label"]][0] if name["label"] in shapes else None
+    if heads is None and head_channels is None and linear and classes is None:
+        head_channels = 64
     return UNetConfig(
         in_channels=in_channels,
         out_channels=shapes[name["conv_out"]][0],
@@ -107,7 +110,7 @@ def config_from(shapes: Mapping[str, tuple[int, ...]], heads: int | None = None,
         depth=depth,
         context_width=shapes[name["mid.attn.blocks.0.cross_attn.k"]][1],
         heads=heads or 8,
-        head_channels=64 if heads is None and linear and classes is None else None,
+        head_channels=head_channels,
         linear_proj=linear,
         groups=groups,
         classes=classes,

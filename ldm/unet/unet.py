@@ -14,7 +14,7 @@ from ldm.unet.blocks import Downsample, ResBlock, SpatialTransformer, Upsample, 
 class UNetConfig:
     """Shape of a UNet; the defaults are SD 1.5's (CompVis configs/stable-diffusion/v1-inference.yaml)."""
 
-    in_channels: int = 4                                        # 9 for inpainting: latents, mask, masked picture
+    in_channels: int = 4                                        # 9 to inpaint: latents, mask, masked picture
     out_channels: int = 4
     channels: int = 320                                         # width of the first level, a multiple of `groups`
     multipliers: tuple[int, ...] = (1, 2, 4, 4)                 # width of each level over `channels`
@@ -43,6 +43,13 @@ class UNetConfig:
     @property
     def widths(self) -> list[int]:
         return [self.channels * m for m in self.multipliers]
+
+    @property
+    def family(self) -> str:
+        """What the structure tells: "sd1", "sd2", "sd1_inpaint", "sd2_inpaint", or "x4" for the upscaler."""
+        if self.classes:
+            return "x4"
+        return ("sd2" if self.linear_proj else "sd1") + ("_inpaint" if self.in_channels == 9 else "")
 
     def heads_of(self, width: int) -> int:
         return width // self.head_channels if self.head_channels else self.heads

@@ -9,14 +9,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ldm.weights import openclip
 from ldm.weights.entries import CheckpointError, Entry, Reader
-from ldm.weights.families import PREFIXES, Kind, identify
+from ldm.weights.families import MODELS, PREFIXES, Kind, identify
 from ldm.weights.formats import read_header
 
 VOCABULARY = 49408                                      # tokens of CLIP, and rows of its embedding
-# What official files carry beside the weights: the schedule's buffers (CompVis ddpm.py), counters, a loss network
+# What official files carry beside the weights: the schedule's buffers (CompVis ddpm.py, and those of the x4 upscaler's
+# low-resolution picture), counters, a loss network; and two empty tensors that mean something by their names
 EXTRAS = re.compile(r"betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_.*|posterior_.*|lvlb_weights|loss\..*|"
-                    r"(.*\.)?(position_ids|logit_scale)|model_ema\.(decay|num_updates)|embedding_manager\..*")
+                    r"(.*\.)?(position_ids|logit_scale)|model_ema\.(decay|num_updates)|embedding_manager\..*|"
+                    r"low_scale_model\..*|v_pred|ztsnr")
+MARKERS = {"v_pred": {"prediction": "v"}, "ztsnr": {"zero_terminal_snr": True}}
+DIFFUSERS = ("unet/", "vae/", "encoder.down_blocks.", "encoder.layers.", "decoder.layers.")     # how its names begin
 # Attention in VAE folders that diffusers wrote before 0.18
 OLD_VAE = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -72,17 +77,18 @@ class Checkpoint:
 def open_checkpoint(path: str | Path, ema: bool = True, expect: Literal["model", "vae"] = "model") -> Checkpoint:
     """Read the header of a model file (.safetensors, .ckpt, .pt) or diffusers folder.  No weights are read.
 
-    `ema` takes a weight's EMA twin where the file has twins.  `expect="vae"` takes the VAE of a VAE file or full model.
+    `ema` takes a weight's EMA twin where the file has twins.  `expect="vae"` takes the VAE of a VAE file or full model,
+    or a tiny autoencoder.
     Raises CheckpointError where the file is missing, damaged, not a model, or of a family that is not supported.
     """
     found = survey(path, ema)
-    if found.family not in (("sd1",) if expect == "model" else ("sd1", "vae")):
-        wanted = "a VAE" if expect == "vae" else "a full Stable Diffusion 1 model"
+    if found.family not in (MODELS if expect == "model" else (*MODELS, "vae", "tiny")):
+        wanted = "a VAE" if expect == "vae" else "a full Stable Diffusion 1 or 2 model"
         raise CheckpointError(f"{path} is {found.kind.what}, which is not supported here: "
                               f"{found.kind.because}; give {wanted}")
     if found.unknown:
         raise CheckpointError(f"{path} has {len(found.unknown)} tensors of no part ({listing(found.unknown)}); "
-                              "give an official or merged Stable Diffusion 1 file")
+                              "give an official or merged Stable Diffusion file")
     return replace(found, parts={"vae": found.parts["vae"]}) if expect == "vae" else found
 
 
@@ -95,12 +101,20 @@ def survey(path: str | Path, ema: bool = True) -> Checkpoint:
     entries, metadata = read_header(path, ema)
     kind = identify({name: entry.shape for name, entry in entries.items()})
     entries, twins = take_twins(path, entries, ema)
-    diffusers = any(name.startswith(("unet/", "vae/", "encoder.down_blocks.")) for name in entries)
-    layout = "diffusers" if diffusers else "compvis"
+    if kind.family == "tiny":
+        entries = with_half(entries)
+    for marker in MARKERS.keys() & entries.keys():
+        metadata = MARKERS[marker] | metadata
+    layout = "diffusers" if any(name.startswith(DIFFUSERS) for name in entries) else "compvis"
     prefixes = PREFIXES[layout]
-    if kind.family == "vae" and not any(name.startswith(prefixes["vae"]) for name in entries):
+    if kind.family in ("vae", "tiny") and not any(name.startswith(prefixes["vae"]) for name in entries):
         prefixes = {"vae": ""}
+    if any(name.startswith(openclip.PREFIX) for name in entries):
+        prefixes = prefixes | {"text": openclip.PREFIX}
     parts, ignored, unknown = split(path, layout, entries, prefixes)
+    if "text" in parts and prefixes["text"] == openclip.PREFIX:
+        text, left_out = take_open_clip(parts["text"])
+        parts, ignored = parts | {"text": text}, ignored | left_out
     vocabulary = expand_vocabulary(parts["text"]) if "text" in parts else None
     return Checkpoint(path, kind, layout, parts, metadata, twins, ignored, unknown, vocabulary)
 
@@ -138,6 +152,25 @@ def split(path: Path, layout: str, entries: Mapping[str, Entry], prefixes: Mappi
     return {name: part for name, part in parts.items() if part.entries}, ignored, unknown
 
 
+def with_half(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """A tiny autoencoder's tensors; in a file of one half alone, named as in the whole.
+
+    There names are numbers.  The encoder begins with a convolution, 0; the decoder with a clamp, so its first is 1.
+    """
+    if not all(name[:1].isdigit() for name in entries):
+        return entries
+    half = "encoder" if "0.weight" in entries else "decoder"
+    return {f"{half}.{name}": entry for name, entry in entries.items()}
+
+
+def take_open_clip(text: Part) -> tuple[Part, dict[str, Entry]]:
+    """OpenCLIP's text encoder by names of modules; and what Stable Diffusion 2 leaves out, by full name."""
+    left_out = openclip.unused(text.entries)
+    used = {name: entry for name, entry in text.entries.items() if name not in left_out}
+    return (replace(text, entries=openclip.separate(used)),
+            {openclip.PREFIX + name: text.entries[name] for name in text.entries if name in left_out})
+
+
 def plain_name(part: str, name: str) -> str:
     """A weight's name without the infix that some files have, in today's words."""
     if part == "text":
@@ -152,7 +185,7 @@ def expand_vocabulary(text: Part) -> Tensor | None:
 
     `token_embedding.rows` [n] int32 lists the rows that `token_embedding.weight` [n W] holds; the others are zero.
     """
-    name = "embeddings.token_embedding"
+    name = "token_embedding" if "token_embedding.weight" in text.entries else "embeddings.token_embedding"
     where, weight = text.entries.pop(f"{name}.rows", None), text.entries.get(f"{name}.weight")
     if where is None or weight is None:                 # no weight: `match` says so
         return None

@@ -22,7 +22,10 @@ NOT_WEIGHTS = {                                         # how files begin that p
     b"GGUF": "a GGUF file, which is not supported; take the .safetensors file of the same model",
 }
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "prior", "decoder")
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+# In the words of diffusers, of Stability AI's ModelSpec and of transformers
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "v": "v", "sample": "x0"}
+OPEN_CLIP = {"gelu": True, "quick_gelu": False}
+HALVES = ("encoder", "decoder")                         # of a tiny autoencoder, each in a file of its own
 
 
 class Header(NamedTuple):
@@ -94,11 +97,17 @@ def read_safetensors(path: Path) -> Header:
             if isinstance(dtype, torch.dtype) and end - begin != prod(shape) * dtype.itemsize:
                 raise ValueError(f"{name} has {end - begin} bytes, but its shape is {list(shape)}")
             check_extent(name, entries[name], 8 + length, size)
-        return Header(entries, dict(json.loads(metadata.get("ldm", "{}"))))
+        return Header(entries, said(metadata))
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise CheckpointError(f"{path} is damaged: its safetensors header cannot be read ({e}); copy it again") from e
+
+
+def said(metadata: dict[str, str]) -> dict[str, Any]:
+    """What the metadata of a .safetensors file say: our own JSON, and without it Stability AI's ModelSpec 1.0."""
+    spec = PREDICTIONS.get(metadata.get("modelspec.prediction_type", ""))
+    return ({"prediction": spec} if spec else {}) | dict(json.loads(metadata.get("ldm", "{}")))
 
 
 def read_folder(path: Path, ema: bool) -> Header:
@@ -113,6 +122,12 @@ def read_folder(path: Path, ema: bool) -> Header:
     file = weights_file(path, ema)
     if file:
         return Header(read_header(file).entries, folder_metadata(path))
+    for half in HALVES:
+        file = path / f"taesd_{half}.safetensors"
+        if file.is_file():
+            entries |= {f"{half}.{name}": entry for name, entry in read_header(file).entries.items()}
+    if entries:
+        return Header(entries, {})
     models = sorted(p.name for p in path.iterdir() if p.name.endswith(SUFFIXES))
     hint = f"give one of its files: {', '.join(models[:3])}" if models else "a model has unet/, vae/ and text_encoder/"
     raise CheckpointError(f"folder {path} is no model; {hint}")
@@ -134,10 +149,13 @@ def folder_metadata(path: Path) -> dict[str, Any]:
         except ValueError as e:
             raise CheckpointError(f"{path / name} is damaged ({e}); download or copy it again") from e
 
-    unet, vae, noise = (load(f"{name}.json") for name in ("unet/config", "vae/config", "scheduler/scheduler_config"))
-    prediction = noise.get("prediction_type")
-    found = {"heads": unet.get("attention_head_dim"),       # diffusers' misnomer: the number of heads
+    unet, text, noise = (load(f"{name}.json") for name in ("unet/config", "text_encoder/config",
+                                                           "scheduler/scheduler_config"))
+    vae = load("vae/config.json") or load("config.json")    # of a whole model, or of a VAE alone
+    prediction, activation = noise.get("prediction_type"), text.get("hidden_act")
+    found = {**head_sizes(unet),
              "groups": unet.get("norm_num_groups"),
+             "open_clip": activation and OPEN_CLIP.get(activation, activation),
              "vae_groups": vae.get("norm_num_groups"),
              "prediction": prediction and PREDICTIONS.get(prediction, prediction),
              "scale_factor": vae.get("scaling_factor"),
@@ -145,3 +163,14 @@ def folder_metadata(path: Path) -> dict[str, Any]:
              "timesteps": noise.get("num_train_timesteps"),
              **{name: noise.get(name) for name in ("beta_start", "beta_end", "beta_schedule", "trained_betas")}}
     return {key: value for key, value in found.items() if value is not None}
+
+
+def head_sizes(unet: dict[str, Any]) -> dict[str, Any]:
+    """Attention heads of a UNet, or the channels of each, from diffusers' config.json."""
+    heads, widths = unet.get("attention_head_dim"), unet.get("block_out_channels")      # a misnomer: how many heads
+    if isinstance(heads, list) and isinstance(widths, list) and len(heads) == len(widths) and all(heads):
+        per_head = {width / count for width, count in zip(widths, heads, strict=True)}
+        if len(per_head) == 1 and len(set(heads)) > 1:
+            return {"head_channels": int(per_head.pop())}
+        heads = heads[0] if len(set(heads)) == 1 else heads
+    return {"heads": heads}

@@ -48,6 +48,14 @@ class PlainDict(dict):
         pass
 
 
+class ParameterDict(dict):
+    """Stands for torch's, in which the first textual inversions keep their vectors."""
+
+    def __setstate__(self, state: Any) -> None:
+        parameters = state.get("_parameters") if isinstance(state, dict) else None
+        self.update(parameters if isinstance(parameters, dict) else {})
+
+
 class Allowed:
     """A function that a pickle may call, and cannot change."""
 
@@ -119,6 +127,8 @@ class RestrictedUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return PlainDict
+        if (module, name) == ("torch.nn.modules.container", "ParameterDict"):
+            return ParameterDict
         if module in ("torch", "torch.storage") and name in STORAGES:
             return STORAGES[name]
         if module == "torch" and name in DTYPES:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm.files import write_atomically
 from ldm.naming import Row
-from ldm.weights import families
+from ldm.weights import families, openclip
 
 PREFIXES = families.PREFIXES["compvis"] | {"text": "cond_stage_model.transformer.text_model."}
 
@@ -24,6 +24,14 @@ def to_official(state: Mapping[str, Tensor], rows: Iterable[Row], prefix: str = 
         module, _, parameter = name.rpartition(".")
         renamed[f"{prefix}{compvis[module]}.{parameter}"] = tensor
     return renamed
+
+
+def official_part(part: str, state: Mapping[str, Tensor], rows: Iterable[Row]) -> dict[str, Tensor]:
+    """The tensors of "unet", "vae" or "text" by their full official names, OpenCLIP's fused."""
+    tensors, prefix = to_official(state, rows), PREFIXES[part]
+    if part == "text" and "ln_final.weight" in tensors:
+        tensors, prefix = openclip.fuse(tensors), openclip.PREFIX
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
 
 
 def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor],
@@ -44,9 +52,9 @@ def save_checkpoint(path: str | Path, parts: Mapping[str, tuple[Mapping[str, Ten
     """
     tensors: dict[str, Tensor] = {}
     for part, (state, rows) in parts.items():
-        tensors |= to_official(state, rows, PREFIXES[part])
+        tensors |= official_part(part, state, rows)
     if vocabulary is not None:
-        embedding = f"{PREFIXES['text']}embeddings.token_embedding"
+        embedding = next(name.removesuffix(".weight") for name in tensors if name.endswith("token_embedding.weight"))
         tensors[f"{embedding}.weight"] = tensors[f"{embedding}.weight"][vocabulary]
         tensors[f"{embedding}.rows"] = vocabulary.to(torch.int32)
     save_safetensors(path, tensors, metadata)

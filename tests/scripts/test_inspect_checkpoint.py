@@ -11,20 +11,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ldm.loading import load_parts
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def run(script: str, *args: object) -> subprocess.CompletedProcess[str]:
     """What the script does when run as a program, in this process: importing torch anew takes seconds."""
-    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv, code = [script, *map(str, args)], 0
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
-    except SystemExit as e:
-        code = e.code or 0
-    finally:
-        sys.argv = argv
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *map(str, args)])
+        patch.syspath_prepend(str(SCRIPTS))
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+        except SystemExit as e:
+            code = e.code or 0
     return subprocess.CompletedProcess(args, int(code), out.getvalue(), err.getvalue())
 
 
@@ -82,11 +84,30 @@ def test_inspect_names_twins_extras_and_unknown_keys(tiny, tmp_path):
     assert told["runs here"] == "no: it has tensors of no part"
 
 
+@pytest.mark.parametrize(("family", "what", "prediction", "runs"), [
+    ("sd1_inpaint", "Stable Diffusion 1 for inpainting", "eps: the noise (the rule for ", "yes"),
+    ("sd2", "Stable Diffusion 2", "eps or v (Stable Diffusion 2 has both; the file does not say)",
+     "yes, once you say whether it predicts eps or v"),
+    ("sd2_inpaint", "Stable Diffusion 2 for inpainting", "eps: the noise (the rule for ", "yes"),
+    ("x4", "the Stable Diffusion x4 upscaler", "v: the velocity (the rule for ", "yes"),
+])
+def test_inspect_tells_every_family_that_can_be_made(family, what, prediction, runs, tmp_path):
+    path = tmp_path / "m.safetensors"
+    assert run("make_random_checkpoint.py", path, "--tiny", "--family", family).returncode == 0
+    told = report(path)
+    assert told["is"] == f"{what} ({family})" and told["prediction"].startswith(prediction)
+    assert (told["unknown"], told["runs here"]) == ("none", runs)
+    assert told["ignored"].startswith("none" if family == "sd1_inpaint" else "14: cond_stage_model.model.")
+    parts = load_parts(path, "cpu", torch.float32, ema=True, prediction="v")
+    assert parts["unet"].cfg.family == family
+
+
 @pytest.mark.parametrize(("names", "what"), [
     (["lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"], "a LoRA (lora)"),
     (["control_model.input_hint_block.0.weight"], "a ControlNet (controlnet)"),
     (["emb_params"], "a textual inversion (embedding)"),
     (["encoder.conv_in.weight", "decoder.conv_in.weight"], "a VAE alone (vae)"),
+    (["1.weight", "3.conv.0.weight"], "a tiny autoencoder (tiny)"),
     (["conditioner.embedders.0.x", "model.diffusion_model.x"], "Stable Diffusion XL (sdxl)"),
     (["x", "y"], "of a kind that we do not know (unknown)"),
 ])
@@ -95,7 +116,8 @@ def test_inspect_tells_what_other_files_are(names, what, tmp_path):
     told = report(tmp_path / "m.safetensors")
     assert told["is"] == what
     assert told["in all"] == f"{len(names)} tensors, {768 * len(names)} parameters".replace("1536", "1,536")
-    assert told["runs here"] == ("as the VAE of a model" if "vae" in what else "not as a model")
+    is_vae = "vae" in what or "tiny" in what
+    assert told["runs here"] == ("as the VAE of a model" if is_vae else "not as a model")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"<html></html>", b"PK\x03\x04", b"\x80\x02."])

@@ -7,7 +7,7 @@ from ldm.text import CLIPText, CLIPTextConfig
 from ldm.text.names import config_from, rows
 
 CONFIGS = [CLIPTextConfig(), CLIPTextConfig(vocab=500, length=20, width=128, layers=1),
-           CLIPTextConfig(width=1024, layers=23)]
+           CLIPTextConfig(width=1024, layers=23), CLIPTextConfig(width=1024, layers=23, open_clip=True)]
 
 
 def official_shapes(cfg: CLIPTextConfig) -> dict[str, tuple[int, ...]]:
@@ -19,8 +19,8 @@ def official_shapes(cfg: CLIPTextConfig) -> dict[str, tuple[int, ...]]:
     return {f"{compvis[module]}.{parameter}": tuple(tensor.shape) for module, _, parameter, tensor in named}
 
 
-def test_rows_name_every_module_with_weights_once():
-    cfg = CLIPTextConfig()
+@pytest.mark.parametrize("cfg", [CONFIGS[0], CONFIGS[-1]])
+def test_rows_name_every_module_with_weights_once(cfg: CLIPTextConfig):
     with torch.device("meta"):
         modules = {name.rpartition(".")[0] for name in CLIPText(cfg).state_dict()}
     for column in zip(*rows(cfg), strict=True):
@@ -49,8 +49,15 @@ def test_config_from_reads_the_shapes_that_rows_name(cfg: CLIPTextConfig):
     assert config_from(official_shapes(cfg)) == cfg
 
 
-def test_config_from_misses_an_embedding():
-    shapes = official_shapes(CONFIGS[1])
-    del shapes["embeddings.position_embedding.weight"]
-    with pytest.raises(KeyError, match="position_embedding"):
+def test_names_of_transformers_do_not_tell_open_clip():
+    shapes = official_shapes(CLIPTextConfig(width=1024, layers=23))
+    assert config_from(shapes, open_clip=True) == CLIPTextConfig(width=1024, layers=23, open_clip=True)
+
+
+@pytest.mark.parametrize(("cfg", "name"), [(CONFIGS[1], "embeddings.position_embedding.weight"),
+                                           (CONFIGS[-1], "token_embedding.weight")])
+def test_config_from_misses_an_embedding(cfg: CLIPTextConfig, name: str):
+    shapes = official_shapes(cfg)
+    del shapes[name]
+    with pytest.raises(KeyError, match=name):
         config_from(shapes)

@@ -159,7 +159,8 @@ def test_linear_layers_fill_1x1_convolutions(official, models, tmp_path, load, a
 def test_known_extras_are_ignored(official, models, tmp_path, load, assert_same):
     extras = ["betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_recip_alphas_cumprod",
               "log_one_minus_alphas_cumprod", "posterior_variance", "lvlb_weights", "model_ema.decay",
-              f"{TEXT}embeddings.position_ids", "cond_stage_model.logit_scale", "first_stage_model.loss.logvar"]
+              f"{TEXT}embeddings.position_ids", "cond_stage_model.logit_scale", "first_stage_model.loss.logvar",
+              "low_scale_model.betas", "low_scale_model.sqrt_one_minus_alphas_cumprod"]
     save_file(official | {name: torch.zeros(2, dtype=torch.int64) for name in extras}, tmp_path / "m.safetensors")
     source = open_checkpoint(tmp_path / "m.safetensors")
     assert sorted(source.ignored) == sorted(extras)
@@ -175,7 +176,7 @@ def test_vae_files_open_as_a_vae(prefix, official, models, tmp_path, load, asser
     source = open_checkpoint(tmp_path / "vae.safetensors", expect="vae")
     assert source.family == "vae" and list(source.parts) == ["vae"]
     assert_same(load(source)["vae"], models["vae"])
-    with pytest.raises(CheckpointError, match="is a VAE alone, .*give a full Stable Diffusion 1 model"):
+    with pytest.raises(CheckpointError, match="is a VAE alone, .*give a full Stable Diffusion 1 or 2 model"):
         open_checkpoint(tmp_path / "vae.safetensors")
 
 

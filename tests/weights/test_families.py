@@ -14,9 +14,8 @@ FAMILIES = {
     "sd3": [f"{UNET}joint_blocks.0.x_block.attn.qkv.weight"],
     "flux": ["double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight"],
     "sdxl": [f"{UNET}label_emb.0.0.weight", "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight"],
-    "x4": [f"{UNET}label_emb.weight", f"{UNET}input_blocks.4.1.proj_in.weight"],
-    "sd2": ["cond_stage_model.model.ln_final.weight", f"{UNET}input_blocks.1.1.proj_in.weight"],
     "parts": ["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight", "betas"],
+    "tiny": ["encoder.layers.0.weight", "encoder.layers.1.conv.0.weight"],
     "unknown": ["layers.0.weight", "layers.1.weight"],
 }
 
@@ -47,8 +46,33 @@ def test_linear_proj_in_is_stable_diffusion_2(official, tmp_path):
     assert survey(tmp_path / "m.safetensors").family == "sd2"
 
 
-@pytest.mark.parametrize(("channels", "what"), [(5, "a depth model"), (8, "an InstructPix2Pix model"),
-                                                (9, "an inpainting model")])
+@pytest.mark.parametrize("name", [f"{UNET}label_emb.weight", "cond_stage_model.model.ln_final.weight"])
+def test_parts_of_other_families_are_no_models(name, tmp_path):
+    """What tells a family in a whole model tells nothing of a part of one."""
+    save_file({name: torch.zeros(2), f"{UNET}input_blocks.1.1.proj_in.weight": torch.zeros(2, 2)},
+              tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match="is a UNet alone, .*give a full Stable Diffusion 1 or 2 model"):
+        open_checkpoint(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_nine_input_channels_are_for_inpainting(linear, official, tmp_path):
+    conv_in = f"{UNET}input_blocks.0.0.weight"
+    tensors = official | {conv_in: torch.zeros(official[conv_in].shape[0], 9, 3, 3)}
+    if linear:
+        tensors = {k: v.flatten(1) if ".proj_" in k and v.ndim == 4 else v for k, v in tensors.items()}
+    save_file(tensors, tmp_path / "m.safetensors")
+    kind = open_checkpoint(tmp_path / "m.safetensors").kind
+    assert kind.family == ("sd2_inpaint" if linear else "sd1_inpaint")
+    assert kind.what.endswith("for inpainting") and kind.because.endswith(f"and {conv_in} takes 9 channels")
+
+
+def test_class_labels_tell_the_upscaler(official, tmp_path):
+    save_file(official | {f"{UNET}label_emb.weight": torch.zeros(10, 128)}, tmp_path / "m.safetensors")
+    assert open_checkpoint(tmp_path / "m.safetensors").family == "x4"
+
+
+@pytest.mark.parametrize(("channels", "what"), [(5, "a depth model"), (8, "an InstructPix2Pix model")])
 def test_models_with_conditioned_inputs_are_named_and_refused(channels, what, official, tmp_path):
     conv_in = f"{UNET}input_blocks.0.0.weight"
     wide = official | {conv_in: torch.zeros(official[conv_in].shape[0], channels, 3, 3)}
