@@ -18,7 +18,8 @@ from ldm.samplers.euler import euler, euler_a
 from ldm.samplers.heun import heun
 from ldm.samplers.lcm import lcm
 from ldm.samplers.multistep import lms, plms
-from ldm.samplers.noise import Noise, seeded_noise
+from ldm.samplers.noise import Noise, Source, seeded_noise
+from ldm.samplers.presets import DEFAULT_SPACING, PRESETS, Course, check_preset, find_course
 from ldm.samplers.schedule import Prediction, Schedule, Spacing
 from ldm.samplers.step import Denoise, Sampler, Step
 from ldm.samplers.unipc import unipc
@@ -41,23 +42,5 @@ SAMPLERS: dict[str, Sampler] = {
     "lcm": lcm,
 }
 
-DEFAULT_SPACING: dict[str, Spacing] = {
-    "ddpm": "leading",
-    "ddim": "leading",
-    "euler": "linspace",
-    "euler_a": "linspace",
-    "heun": "linspace",
-    "dpmpp_2m": "karras",
-    "plms": "leading",
-    "lms": "linspace",
-    "dpm2": "linspace",
-    "dpm2_a": "linspace",
-    "dpmpp_2s_a": "karras",
-    "dpmpp_sde": "karras",
-    "dpmpp_2m_sde": "karras",
-    "unipc": "trailing",
-    "lcm": "trailing",
-}
-
-__all__ = ["CFG", "DEFAULT_SPACING", "SAMPLERS", "Denoise", "Denoiser", "Noise", "Prediction", "Sampler", "Schedule",
-           "Spacing", "Step", "seeded_noise"]
+__all__ = ["CFG", "DEFAULT_SPACING", "PRESETS", "SAMPLERS", "Course", "Denoise", "Denoiser", "Noise", "Prediction",
+           "Sampler", "Schedule", "Source", "Spacing", "Step", "check_preset", "find_course", "seeded_noise"]

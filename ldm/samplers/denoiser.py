@@ -33,13 +33,13 @@ class Denoiser:
         t = torch.full((len(x),), self.schedule.timestep(sigma), dtype=torch.float32, device=x.device)
         out = self.network(c_in * x, t, context)
         x = torch.cat([x] * (len(out) // len(x)))                   # n conditions share each x
-        match self.prediction:
-            case "eps":
-                return x - sigma * out
-            case "v":
-                return c_in**2 * x - sigma * c_in * out
-            case "x0":
-                return out
+        c_skip, c_out = self.coefficients(sigma)
+        return c_skip * x + c_out * out
+
+    def coefficients(self, sigma: float) -> tuple[float, float]:
+        """c_skip and c_out of x0 = c_skip * x + c_out * out.  Karras et al. 2022, eq. 7."""
+        c_in = 1 / math.hypot(1, sigma)
+        return {"eps": (1.0, -sigma), "v": (c_in**2, -sigma * c_in), "x0": (0.0, 1.0)}[self.prediction]
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,17 @@ class CFG:
     """Classifier-free guidance: away from the unconditional x0, towards and past the conditional one.
 
     cond, uncond [1 L W] (for the whole batch) or [B L W].  Scale 1 is the conditional estimate alone, and costs half.
-    Calling it raises ValueError if cond or uncond has another number of rows.
+    `rescale`, 0 to 1: how far to bring what the network predicts, once guided, back to the standard deviation that it
+    has unguided.  Calling it raises ValueError if cond or uncond has another number of rows.
     Ho & Salimans 2022, eq. 6, with their 1 + w = scale; on x0 it is the same as on eps, for the weights sum to 1.
+    Lin et al. 2024, section 3.4, with their phi = rescale.
     """
 
-    denoiser: Callable[[Tensor, float, Tensor], Tensor]
+    denoiser: Denoiser
     cond: Tensor
     uncond: Tensor
     scale: float
+    rescale: float = 0.0
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """Estimate x0.  x [B C h w] = x0 + sigma * noise -> [B C h w]."""
@@ -63,7 +66,12 @@ class CFG:
             return self.denoiser(x, sigma, cond)
         both = self.denoiser(x, sigma, torch.cat([rows(self.uncond, len(x)), cond]))
         x0_uncond, x0_cond = both.chunk(2)
-        return x0_uncond.lerp(x0_cond, self.scale)
+        x0 = x0_uncond.lerp(x0_cond, self.scale)
+        if self.rescale == 0:
+            return x0
+        skipped = self.denoiser.coefficients(sigma)[0] * x          # the rest of an x0 is c_out times the prediction
+        ratio = (x0_cond - skipped).std((1, 2, 3), keepdim=True) / (x0 - skipped).std((1, 2, 3), keepdim=True)
+        return skipped + (1 + self.rescale * (ratio - 1)) * (x0 - skipped)
 
 
 def rows(context: Tensor, batch: int) -> Tensor:

@@ -1,7 +1,9 @@
 import math
+import warnings
 
 import pytest
 import torch
+from relative_error import relative_error
 from torch.testing import assert_close
 
 from ldm.samplers import CFG, Denoiser, Schedule
@@ -108,3 +110,43 @@ def test_cfg_refuses_rows_that_fit_no_batch():
     guided = CFG(Denoiser(Network(), SCHEDULE), randn(1, L, W), randn(2, L, W), 7.5)
     with pytest.raises(ValueError, match="2 rows of context do not fit a batch of 3; give 1 or 3"):
         guided(randn(3, 4, 6, 5), 2.5)
+
+
+@pytest.fixture(scope="module")
+def rescale_noise_cfg():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                             # of third-party modules at import
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+    return rescale_noise_cfg
+
+
+@pytest.mark.parametrize("rescale", [0.3, 0.7, 1.0])
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_cfg_rescale_equals_diffusers(prediction, rescale, rescale_noise_cfg, parity):
+    """There it is done to what the network predicts, whatever that is."""
+    x, cond, uncond = (randn(*shape, seed=i, dtype=torch.float32)
+                       for i, shape in enumerate([(B, 4, 6, 5), (B, L, W), (B, L, W)]))
+    network, sigma = Network(), 2.5
+    c_in, t = 1 / math.hypot(1, sigma), torch.full((B,), SCHEDULE.timestep(sigma))
+    out_cond, out_uncond = network(c_in * x, t, cond), network(c_in * x, t, uncond)
+    guided = out_uncond + 7.5 * (out_cond - out_uncond)
+    out = rescale_noise_cfg(guided, out_cond, rescale)
+    assert relative_error(guided, out) > 0.05
+    theirs = Denoiser(lambda x, t, context: out, SCHEDULE, prediction)(x, sigma)
+    ours = CFG(Denoiser(network, SCHEDULE, prediction), cond, uncond, 7.5, rescale)(x, sigma)
+    parity("guidance rescale", "diffusers", relative_error(ours, theirs), 1e-5)
+
+
+def test_cfg_rescale_gives_each_picture_its_own_factor():
+    x, cond, uncond, sigma = randn(B, 4, 6, 5), randn(B, L, W), randn(B, L, W, seed=1), 2.5
+    denoiser = Denoiser(Network(), SCHEDULE)
+    eps = (x - CFG(denoiser, cond, uncond, 7.5, 1.0)(x, sigma)) / sigma
+    eps_cond = (x - denoiser(x, sigma, cond)) / sigma
+    assert_close(eps.std((1, 2, 3)), eps_cond.std((1, 2, 3)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale, rescale", [(7.5, 0.0), (1.0, 0.7)])
+def test_cfg_without_rescale_or_guidance_is_plain(scale, rescale):
+    x, cond, uncond = randn(B, 4, 6, 5), randn(B, L, W), randn(B, L, W, seed=1)
+    denoiser = Denoiser(Network(), SCHEDULE, "v")
+    assert torch.equal(CFG(denoiser, cond, uncond, scale, rescale)(x, 2.5), CFG(denoiser, cond, uncond, scale)(x, 2.5))
