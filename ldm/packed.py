@@ -184,6 +184,6 @@ class PackedUpsample(nn.Module):
     def forward(self, x: Tensor, size=None) -> Tensor:
         doubled = [2 * side for side in x.shape[2:]]
         size = doubled if size is None else list(size)
-        if size == doubled and not self.conv.by_hand(x):
+        if size == doubled and not self.conv.by_hand(x) and not self.conv._forward_hooks:
             return self.conv.enlarge(x)
         return self.conv(F.interpolate(x, size=size, mode="nearest"))

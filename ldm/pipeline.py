@@ -1,56 +1,42 @@
 """Pipeline: a model file in, a prompt in, pictures out."""
 
-import hashlib
 import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm import __version__
-from ldm.approximate import GuidanceInterval, StepCache
+from ldm.approximate import StepCache
 from ldm.attention import Kernels, check_kernels
-from ldm.images import on_white, pad_to_multiple, to_images, to_tensor, with_metadata
+from ldm.finite import NonFiniteError, bad_weights, blame
+from ldm.guidance import guide
+from ldm.hints import PredictionHint
+from ldm.images import to_images, with_metadata
+from ldm.latents import to_latents, to_pixels
 from ldm.loading import load_parts, resolve_device, resolve_dtype, save_parts
-from ldm.prepare import release_memory
-from ldm.samplers import CFG, SAMPLERS, Denoiser, Prediction, Schedule, Step, seeded_noise
-from ldm.samplers.phases import Phases
+from ldm.masks import blank, make_canvas
+from ldm.plan import Plan
+from ldm.plugins import Plugins
+from ldm.samplers import PRESETS, SAMPLERS, Denoiser, Prediction, Schedule, Step, find_course
+from ldm.samplers.inpaint import Concat, Inpaint
 from ldm.settings import Settings, within
-from ldm.text import CLIPText, Syntax, Tokenizer, at_steps, encode, parse, same_length
+from ldm.text import CLIPText, Syntax, Tokenizer, encode, parse
+from ldm.text.tokenizer import EOS
 from ldm.unet import UNet
 from ldm.vae import VAE
 
 BUNDLED = Path(__file__).parent / "bundled" / "model.safetensors"
+INPAINTING = 9                                          # channels of a UNet that takes latents, mask, known latents
 
 
-class NonFiniteError(ArithmeticError):
-    """Numbers overflowed, so there is no picture.  The message says where, and whether the weights are at fault."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A batch of pictures, decided in every respect but not yet drawn."""
-
-    prompts: list[str]
-    settings: Settings                                  # guidance and spacing resolved
-    width: int                                          # of the pictures, in pixels
-    height: int
-    sigmas: list[float]                                 # noise levels to visit, the first to start from
-
-    @property
-    def seeds(self) -> range:
-        """One seed per picture: the `count` of the first prompt, then those of the next."""
-        return range(self.settings.seed, self.settings.seed + len(self.prompts) * self.settings.count)
-
-
-class Pipeline:
+class Pipeline(Plugins):
     """Stable Diffusion: text to image and image to image.  Rombach et al. 2022.
 
     Its parts work alone and may be replaced: vae, unet, text (modules), tokenizer, schedule, prediction.
@@ -58,28 +44,32 @@ class Pipeline:
 
     def __init__(self, vae: VAE, unet: UNet, text: CLIPText, prediction: Prediction = "eps", size: int = 512,
                  guidance: float = 7.5, vocabulary: Tensor | None = None, name: str = "", ema: bool = True,
-                 schedule: Schedule = Schedule()):  # noqa: B008  (frozen, so safe as a default)
+                 vae_name: str = "", schedule: Schedule = Schedule()):  # noqa: B008  (frozen, so safe as a default)
+        super().__init__()
         self.vae, self.unet, self.text = vae, unet, text
-        self.tokenizer, self.schedule = Tokenizer(), schedule
+        self.tokenizer, self.schedule = Tokenizer(text.cfg.pad), schedule
         self.prediction: Prediction = prediction
         self.size, self.guidance = size, guidance       # native side in pixels; default guidance
         self.vocabulary = vocabulary                    # token ids that the model was trained on; None: all
-        self.name, self.ema = name, ema                 # of the model file, for the metadata of pictures
+        self.name, self.vae_name, self.ema = name, vae_name, ema        # of the files, for the metadata of pictures
 
     @classmethod
     def load(cls, path: str | Path | None = None, device: str = "auto", dtype: str | torch.dtype = "auto",
-             ema: bool = True, kernels: Kernels = "auto") -> "Pipeline":
+             ema: bool = True, kernels: Kernels = "auto", prediction: Prediction | None = None,
+             vae: str | Path | None = None) -> "Pipeline":
         """Load .safetensors, .ckpt, .pt or a diffusers folder; None is the bundled model.
 
         device "auto": a GPU where there is one.  dtype "auto": bfloat16 where the device computes in it, else float32.
         `ema` takes EMA twins where the file has them.
         `kernels`: "auto" is the fastest exact path, "portable" does without compiled kernels, "plain" is PyTorch alone.
-        Raises CheckpointError where the file does not fit, ValueError for an unknown device, dtype or kernels.
+        `prediction` ("eps", "v", "x0") wins over what the file says.  `vae`: a file whose VAE, or TAESD, to take.
+        Raises CheckpointError where the file does not fit, ValueError for an unknown name of the others.
         """
         check_kernels(kernels)
         path = Path(path) if path is not None else BUNDLED
         device = resolve_device(device)
-        return cls(**load_parts(path, device, resolve_dtype(dtype, device), ema, kernels), name=path.name, ema=ema)
+        parts = load_parts(path, device, resolve_dtype(dtype, device), ema, kernels, prediction, vae)
+        return cls(**parts, name=path.name, ema=ema, vae_name=Path(vae).name if vae else "")
 
     def save(self, path: str | Path, vocabulary: Tensor | None = None) -> None:
         """Write one .safetensors file in the official layout; with `vocabulary`, only those tokens' embeddings."""
@@ -111,142 +101,123 @@ class Pipeline:
             return
         known = set(self.vocabulary.tolist())
         texts = [text for prompt in prompts for section in parse(prompt, syntax) for text, _ in section]
-        unseen = {word for text in texts for word, ids in self.tokenizer.words(text) if not known.issuperset(ids)}
+        unseen = {word for text in texts for word, ids in self.tokenizer.words(text)
+                  if not known.issuperset(i for i in ids if i <= EOS)}    # those above are a textual inversion's
         if unseen:
             warnings.warn(f"{self.name} was trained without {', '.join(sorted(unseen))}; these words will not show",
                           stacklevel=3)
 
-    @torch.no_grad()
     def encode_image(self, image: Image.Image | Tensor, tile: int | None = None) -> Tensor:
         """Picture, PIL or [B 3 H W] in [-1, 1] -> latents [B 4 h w], scaled for the UNet.
 
         Sides that are not multiples of 8 are padded by repeating the right and bottom edges.  `tile`: as `VAE.encode`.
         """
-        x = to_tensor(image) if isinstance(image, Image.Image) else image
-        x = pad_to_multiple(x, self.vae.cfg.factor).to(self.device)
-        return self.run_vae(lambda: self.vae.encode(x, tile).mean, x) * self.vae.cfg.scale_factor
+        return to_latents(self.vae, image, tile)
 
-    @torch.no_grad()
     def decode_latents(self, z: Tensor, tile: int | None = None) -> Tensor:
         """Latents [B 4 h w] (`step.z`) -> pictures [B 3 8h 8w], about [-1, 1], one at a time to save memory.
 
         `tile` (pixels, a multiple of 8) decodes overlapping squares and blends them: less memory still, approximate.
         Raises NonFiniteError rather than return a black picture.
         """
-        raw = z / self.vae.cfg.scale_factor
-        return self.run_vae(lambda: torch.cat([self.vae.decode(one, tile) for one in raw.split(1)]), z)
+        return to_pixels(self.vae, z, tile)
 
-    def run_vae(self, run: Callable[[], Tensor], given: Tensor) -> Tensor:
-        """The result of a VAE run on `given`.  A 16-bit VAE that overflows is run once more in float32, with a warning.
-
-        Raises NonFiniteError where that does not help.
-        """
-        release_memory()                                # the VAE needs the most at once
-        result, dtype = run(), self.vae.decoder.conv_in.weight.dtype
-        if not result.isfinite().all() and given.isfinite().all() and dtype.itemsize == 2 and not self.bad_weights():
-            warnings.warn(f"the VAE overflowed in {dtype}; running it once more in float32", stacklevel=3)
-            self.vae.float()
-            result = run()
-            self.vae.to(dtype)
-        if not result.isfinite().all():
-            raise NonFiniteError(f"what the VAE made is not finite; {self.blame()}")
-        return result
-
-    def plan(self, prompt: str | Sequence[str], image: Image.Image | None = None, **settings) -> Plan:
-        """What `steps` and `__call__` would do, without doing it.  Raises ValueError for a setting out of range."""
+    def plan(self, prompt: str | Sequence[str], image: Image.Image | None = None, mask: Image.Image | None = None,
+             **settings) -> Plan:
+        """What `steps` and `__call__` would do, without doing it; `describe()` says it.  Raises ValueError as they."""
         s, prompts = Settings(**settings), [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts:
             raise ValueError("prompt [] is empty; give a string, or at least one in a list")
         within("clip_skip", s.clip_skip, 1, self.text.cfg.layers)
-        width, height = image.size if image else (self.size, self.size)
-        sigmas = self.schedule.sigmas(s.steps, s.sigma_spacing)
-        if image:
-            sigmas = sigmas[-1 - max(1, math.floor((len(sigmas) - 1) * s.strength + 0.5)):]
-        s = replace(s, guidance=self.guidance if s.guidance is None else s.guidance, spacing=s.sigma_spacing)
-        return Plan(prompts, s, s.width or width, s.height or height, sigmas)
+        canvas = make_canvas(image, mask, s, self.size)
+        width, height = canvas.size if canvas else (s.width or self.size, s.height or self.size)
+        redrawn = canvas is not None and (canvas.repaint is None or s.strength < 1)
+        course = find_course(self.schedule, s.sampler, s.steps, s.sigma_spacing, s.strength if redrawn else None,
+                             s.preset)
+        self.check_controls(s.cache, course.sigmas)
+        s = replace(s, guidance=self.guidance if s.guidance is None else s.guidance, spacing=s.sigma_spacing,
+                    noise=s.noise or PRESETS[s.preset].noise)
+        h, w = (math.ceil(side / self.vae.cfg.factor) for side in (height, width))
+        latents = len(prompts) * s.count, self.unet.cfg.out_channels, h, w
+        return Plan(prompts, s, width, height, course, latents, self.schedule, self.tokenizer, canvas)
 
-    def steps(self, prompt: str | Sequence[str], *, image: Image.Image | None = None, **settings) -> Iterator[Step]:
+    def steps(self, prompt: str | Sequence[str], *, image: Image.Image | None = None, mask: Image.Image | None = None,
+              **settings) -> Iterator[Step]:
         """Yield every sampling step of a batch: progress, preview (`step.x0`), cancel by leaving the loop.
 
         Arguments as for `__call__`; they are checked before any work.  `decode_latents(step.z)` makes pictures.
-        Raises ValueError for a setting out of range, NonFiniteError where numbers overflow.
+        Raises ValueError for a setting out of range and a mask that does not fit, NonFiniteError for an overflow.
         """
-        return self.sample(self.plan(prompt, image, **settings), image)
+        return self.sample(self.plan(prompt, image, mask, **settings))
 
     @torch.no_grad()
-    def sample(self, plan: Plan, image: Image.Image | None = None) -> Iterator[Step]:
-        """The sampling loop: from noise, or from the noised latents of an input picture."""
-        s, sigmas, f = plan.settings, plan.sigmas, self.vae.cfg.factor
-        noise = seeded_noise(plan.seeds)
-        shape = len(plan.seeds), self.unet.cfg.out_channels, math.ceil(plan.height / f), math.ceil(plan.width / f)
-        unit = noise(torch.empty(shape, device=self.device))
-        if image is None:
-            x = math.hypot(1, sigmas[0]) * unit
-        else:
-            sized = on_white(image).resize((plan.width, plan.height), Image.Resampling.LANCZOS)
-            x = self.encode_image(sized, s.tile) + sigmas[0] * unit
-        network = StepCache(self.unet, s.cache) if s.cache > 1 else self.unet
-        denoise = self.denoiser(plan, Denoiser(network, self.schedule, self.prediction))
+    def sample(self, plan: Plan) -> Iterator[Step]:
+        """The sampling loop: from noise, or the noised latents of a picture; under a mask at strength 1 from noise.
+
+        What a mask keeps is kept by `Inpaint`, unless the model was trained to inpaint.
+        """
+        s, sigmas, canvas = plan.settings, plan.sigmas, plan.canvas
+        noise, inpaint = plan.noise(), None
+        unit = noise(torch.empty(plan.latents, device=self.device))
+        x = plan.course.begin(unit)
+        denoise = guide(plan, Denoiser(self.network(plan), self.schedule, self.prediction),
+                        lambda prompts: self.encode_prompt(prompts, s.clip_skip, s.prompt_syntax))
+        if self.unet.cfg.family == "sd2":               # official files do not say what they predict
+            denoise = PredictionHint(denoise, self.prediction)
+        if canvas:
+            known = self.encode_image(canvas.picture, s.tile)
+            if canvas.repaint is None or s.strength < 1:
+                x = plan.course.begin(unit, known)
+            if canvas.repaint is not None and self.unet.cfg.in_channels != INPAINTING:
+                mask = canvas.pooled_mask(self.vae.cfg.factor).to(self.device)
+                denoise = inpaint = Inpaint(denoise, known, mask, unit)
+                x = inpaint.keep(x, inpaint.noised(sigmas[0]))
         extra = {"eta": s.eta} if s.sampler == "ddim" else {}
         for step in SAMPLERS[s.sampler](denoise, x, sigmas, noise, **extra):
             if not step.x.isfinite().all():
-                raise NonFiniteError(f"the latents are not finite after step {step.i + 1}; {self.blame()}")
-            yield step
+                raise NonFiniteError(f"the latents are not finite after step {step.i + 1}; {blame(self.networks)}")
+            yield inpaint.settle(step, last=step.i == len(sigmas) - 2) if inpaint else step
 
-    def denoiser(self, plan: Plan, denoiser: Denoiser) -> Phases:
-        """Guidance by the planned prompts, which may change from step to step."""
+    def network(self, plan: Plan) -> Callable[..., Tensor]:
+        """The UNet with its cache, and if it was trained to inpaint, with the mask and what is seen beside it.
+
+        Without a mask nothing is seen, all is painted.  Stability-AI/stablediffusion ddpm.py, LatentInpaintDiffusion.
+        """
         s = plan.settings
-        guidance, syntax = s.guidance, s.prompt_syntax
-        assert guidance is not None                     # `plan` resolved it
-
-        @cache
-        def guided(prompts: tuple[str, ...], negative: str) -> GuidanceInterval:
-            cond, uncond = same_length(self.encode_prompt(prompts, s.clip_skip, syntax),
-                                       self.encode_prompt([negative], s.clip_skip, syntax))
-            cfg = CFG(denoiser, cond.repeat_interleave(s.count, dim=0), uncond, guidance)
-            return GuidanceInterval(cfg, s.guidance_min_sigma, s.guidance_max_sigma)
-
-        prompts = zip(*(at_steps(prompt, s.steps, syntax) for prompt in plan.prompts), strict=True)
-        negatives = at_steps(s.negative_prompt, s.steps, syntax)
-        return Phases(plan.sigmas, [guided(*texts) for texts in zip(prompts, negatives, strict=True)])
+        network = StepCache(self.unet, s.cache) if s.cache > 1 else self.controlled(plan)
+        if self.unet.cfg.in_channels != INPAINTING:
+            return network
+        canvas = plan.canvas or blank(plan.width, plan.height)
+        mask = canvas.sampled_mask(self.vae.cfg.factor).to(self.device)
+        return Concat(network, torch.cat([mask, self.encode_image(canvas.known, s.tile)], dim=1))
 
     def __call__(self, prompt: str | Sequence[str], *, image: Image.Image | None = None,
-                 **settings) -> list[Image.Image]:
-        """Draw `count` pictures of each prompt, or with `image` redraw that picture.
+                 mask: Image.Image | None = None, **settings) -> list[Image.Image]:
+        """Draw `count` pictures of each prompt, or with `image` redraw that picture, or where `mask` is white only.
 
-        `settings` are the fields of `Settings`; seeds run on over the pictures.  `info["ldm"]` of a picture holds what
-        remakes it.  Raises as `steps`.
+        The mask has the picture's size; what it keeps stays bit for bit.  `settings` are the fields of `Settings`;
+        seeds run on over the pictures.  `info["ldm"]` of a picture holds what remakes it.  Raises as `steps`.
         """
-        plan = self.plan(prompt, image, **settings)
-        last = deque(self.sample(plan, image), maxlen=1).pop()
-        return self.finish(plan, last, image)
+        plan = self.plan(prompt, image, mask, **settings)
+        return self.finish(plan, deque(self.sample(plan), maxlen=1).pop())
 
-    def finish(self, plan: Plan, step: Step, image: Image.Image | None = None) -> list[Image.Image]:
-        """Decode the last step to pictures of the planned size, each with its metadata."""
-        pixels = self.decode_latents(step.z, plan.settings.tile)[:, :, : plan.height, : plan.width]
-        prompts = [p for p in plan.prompts for _ in range(plan.settings.count)]
-        return [with_metadata(picture, self.metadata(plan, prompt, seed, image))
-                for picture, prompt, seed in zip(to_images(pixels), prompts, plan.seeds, strict=True)]
+    def finish(self, plan: Plan, step: Step) -> list[Image.Image]:
+        """Decode the last step to pictures of the planned size, put them in their place, and attach their metadata."""
+        pictures = to_images(self.decode_latents(step.z, plan.settings.tile)[:, :, : plan.height, : plan.width])
+        if plan.canvas:
+            pictures = [plan.canvas.paste(picture) for picture in pictures]
+        return [with_metadata(picture, self.metadata(plan, i)) for i, picture in enumerate(pictures)]
 
-    def metadata(self, plan: Plan, prompt: str, seed: int, image: Image.Image | None) -> dict[str, Any]:
-        """All that remakes one picture of a batch alone."""
-        settings = asdict(replace(plan.settings, seed=seed, count=1))
-        if image is None:
-            settings |= {"width": plan.width, "height": plan.height}
-        else:
-            settings["image_sha256"] = hashlib.sha256(on_white(image).tobytes()).hexdigest()
-        return {"prompt": prompt, **settings, "model": self.name, "dtype": str(self.dtype).removeprefix("torch."),
-                "ema": self.ema, "version": __version__}
+    def metadata(self, plan: Plan, i: int) -> dict[str, Any]:
+        """All that remakes picture i of a batch alone."""
+        return {**plan.metadata(i), **self.plugin_metadata(), "model": self.name, "vae": self.vae_name,
+                "prediction": self.prediction, "ema": self.ema,
+                "dtype": str(self.dtype).removeprefix("torch."), "version": __version__}
 
-    def blame(self) -> str:
-        """Whether the weights are the reason for numbers that are not finite."""
-        return self.bad_weights() or ("all weights are finite, so the computation overflowed; "
-                                      "try dtype float32 or less guidance")
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {"UNet": self.unet, "VAE": self.vae, "text encoder": self.text}
 
     def bad_weights(self) -> str:
         """Which weights are not finite, in words; "" where all are."""
-        for name, module in (("UNet", self.unet), ("VAE", self.vae), ("text encoder", self.text)):
-            bad = [key for key, weight in module.state_dict().items() if not weight.isfinite().all()]
-            if bad:
-                return f"the {name}'s weights themselves hold such numbers ({', '.join(bad[:3])}); take another file"
-        return ""
+        return bad_weights(self.networks)

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
-from ldm.samplers import DEFAULT_SPACING, SAMPLERS, Spacing
+from ldm.samplers import DEFAULT_SPACING, PRESETS, SAMPLERS, Source, Spacing, check_preset
 from ldm.text.grammar import Syntax
 
 
@@ -20,14 +20,21 @@ class Settings:
     negative_prompt: str = setting("", str, "what the picture shall not show")
     steps: int = setting(30, int, "sampling steps, 1 to 999")
     guidance: float | None = setting(None, float, "strength of the prompt; 1 is none (default: the model's, else 7.5)")
+    guidance_rescale: float = setting(0.0, float, "take back the contrast that guidance adds, 0 (none) to 1 (all)")
     sampler: str = setting("ddim", str, "sampling method", tuple(SAMPLERS))
     spacing: str | None = setting(None, str, "spacing of noise levels (default: the sampler's)", get_args(Spacing))
+    preset: str = setting("ldm", str, "sample as another program does: noise levels, start, noise", tuple(PRESETS))
+    noise: Source | None = setting(None, str, "where noise comes from: cpu, or nv, as a GPU of NVIDIA draws it "
+                                   "(default: the preset's)", get_args(Source))
     eta: float = setting(0.0, float, "fresh noise of ddim, 0 (none) to 1 (as ddpm)")
     seed: int = setting(0, int, "seed of the first picture's noise; picture i has seed + i")
     width: int | None = setting(None, int, "width in pixels, a multiple of 8 (default: the model's, or the input's)")
     height: int | None = setting(None, int, "height in pixels, a multiple of 8 (default: the model's, or the input's)")
     count: int = setting(1, int, "pictures per prompt")
     strength: float = setting(0.75, float, "with an input picture: share of its steps to redo, above 0, up to 1")
+    mask_blur: float = setting(0.0, float, "with a mask: soften its edge, standard deviation in pixels")
+    only_masked: int | None = setting(None, int, "with a mask: paint no more than its surroundings, so many pixels "
+                                                 "around it, at full size, and put them back (default: the whole)")
     prompt_syntax: Syntax = setting("a1111", str, "how prompts are read: with weights (word:1.3), changes on the way "
                                     "[from:to:0.5] and BREAK, or plain, every sign as itself", get_args(Syntax))
     clip_skip: int = setting(1, int, "leave out the last n - 1 layers of the text encoder; 1 leaves out none")
@@ -39,7 +46,8 @@ class Settings:
                                           "multiple of 8 from 32 on, which takes less memory (default: whole)")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "count", "seed", "width", "height", "clip_skip", "cache", "tile"):
+        for name in ("steps", "count", "seed", "width", "height", "clip_skip", "cache", "tile",
+                     "only_masked"):
             if not isinstance(getattr(self, name), int | None):
                 raise ValueError(f"{name} {getattr(self, name)!r} is not a whole number; give an int")
         within("steps", self.steps, 1, 999)
@@ -55,12 +63,18 @@ class Settings:
             raise ValueError(f"sampler {self.sampler!r} is unknown; try one of {', '.join(SAMPLERS)}")
         if self.spacing is not None and self.spacing not in get_args(Spacing):
             raise ValueError(f"spacing {self.spacing!r} is unknown; try one of {', '.join(get_args(Spacing))}")
+        check_preset(self.preset, self.sampler)
+        if self.noise is not None and self.noise not in get_args(Source):
+            raise ValueError(f"noise {self.noise!r} is unknown; try one of {', '.join(get_args(Source))}")
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"eta {self.eta} is for sampler ddim alone, not {self.sampler!r}; leave it at 0")
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength {self.strength} is not above 0 and up to 1; try 0.75")
         if self.guidance is not None:
             within("guidance", self.guidance, 0, 1000)
+        within("guidance_rescale", self.guidance_rescale, 0, 1)
+        within("mask_blur", self.mask_blur, 0, 1000)
+        within("only_masked", self.only_masked or 0, 0, 100_000)
         within("guidance_min_sigma", self.guidance_min_sigma, 0, 10_000)
         if self.guidance_max_sigma is not None:
             within("guidance_max_sigma", self.guidance_max_sigma, 0, 10_000)
@@ -74,9 +88,10 @@ class Settings:
                 raise ValueError(f"{name} {value} is not a multiple of 8; try {max(8, (value + 4) // 8 * 8)}")
 
     @property
-    def sigma_spacing(self) -> Spacing:
-        """The spacing asked for, or the sampler's default."""
-        return self.spacing or DEFAULT_SPACING[self.sampler]  # pyright: ignore[reportReturnType]
+    def sigma_spacing(self) -> Spacing | None:
+        """The spacing asked for, or the sampler's default; None where the preset has noise levels of its own."""
+        spacing: Any = self.spacing
+        return spacing or (DEFAULT_SPACING[self.sampler] if self.preset == "ldm" else None)
 
 
 def within(name: str, value: float, low: float, high: float) -> None:

@@ -16,25 +16,56 @@ from tqdm import tqdm
 from ldm import NonFiniteError, Pipeline
 from ldm.attention import Kernels
 from ldm.images import check_target, save_image
-from ldm.pipeline import Plan
+from ldm.loading import PREDICTIONS
+from ldm.plan import Plan
+from ldm.plugins import extract_loras, find, name_and_weight, named_in
 from ldm.prepare import describe
 from ldm.settings import add_arguments
+from ldm.weights.checkpoint import listing
 
 MISTAKES = (ValueError, OSError, NonFiniteError, MemoryError, torch.OutOfMemoryError, Image.DecompressionBombError,
             ModuleNotFoundError, subprocess.CalledProcessError)
+OF_MASKS = ("mask_blur", "only_masked")                 # settings that are nothing without a mask
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes each <lora:name:weight> out of the prompts, as if --lora said it."""
+
+    def parse_args(self, *args, **kwargs) -> argparse.Namespace:
+        parsed = super().parse_args(*args, **kwargs)
+        found = [extract_loras(prompt) for prompt in prompts(parsed)]
+        parsed.lora = [*parsed.lora, *(tag for _, tags in found for tag in tags)]
+        texts = [text for text, _ in found]
+        vars(parsed).update({"prompts": texts} if "prompts" in parsed else {"prompt": texts[0]})
+        return parsed
+
+
+def prompts(args: argparse.Namespace) -> list[str]:
+    return args.prompts if "prompts" in args else [args.prompt]
 
 
 def parser(doc: str | None, without: tuple[str, ...] = ()) -> argparse.ArgumentParser:
     """A parser with the flags of a model, the settings and the output."""
-    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--ckpt", type=Path, help=".safetensors, .ckpt, .pt or diffusers folder (default: bundled model)")
-    p.add_argument("--out", type=Path, default=Path("out"), help="folder, or .png file, to write (default out)")
+    p = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--ckpt", help=".safetensors, .ckpt, .pt or diffusers folder, or its name in models/ "
+                                  "(default: bundled model)")
+    p.add_argument("--lora", type=name_and_weight, action="append", default=[], metavar="NAME:WEIGHT",
+                   help="put a LoRA on: a file, or its name in loras/; <lora:name:weight> in the prompt does the same")
+    p.add_argument("--embedding", action="append", default=[], metavar="NAME",
+                   help="teach the prompts a textual inversion: a file, or its name in embeddings/; where a prompt has "
+                        "the name itself, it is found without this")
+    p.add_argument("--models-dir", type=Path, help="where the folders models, loras, embeddings and controlnets are "
+                                                   "(default: the environment variable LDM_MODELS, or here)")
+    p.add_argument("--out", type=Path, default=Path("out"), help="folder, .png, .jpg or .webp to write (default out)")
+    p.add_argument("--plan", action="store_true", help="say what would be done, step by step, and draw nothing")
     add_arguments(p, without)
     p.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
     p.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"],
                    help="precision (default: bfloat16 where the hardware has it)")
     p.add_argument("--kernels", default="auto", choices=get_args(Kernels),
                    help="auto: the fastest exact ones; portable: none compiled; plain: PyTorch's own (default auto)")
+    p.add_argument("--prediction", choices=PREDICTIONS, help="what the network predicts (default: as the file says)")
+    p.add_argument("--vae", type=Path, help="file whose VAE, or tiny autoencoder, to take (default: the model's own)")
     p.add_argument("--verbose", action="store_true", help="say how each network was prepared")
     p.add_argument("--no-ema", action="store_true", help="take the raw weights of a file that has EMA twins")
     return p
@@ -47,17 +78,33 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def draw(pipe: Pipeline, plan: Plan, out: Path, image: Image.Image | None = None) -> None:
-    """Sample with a progress bar, decode, save; prints the path of each picture."""
-    steps = tqdm(pipe.sample(plan, image), total=len(plan.sigmas) - 1, unit="step")
-    for picture in pipe.finish(plan, deque(steps, maxlen=1).pop(), image):
-        print(save_image(picture, out))
+def draw(pipe: Pipeline, plan: Plan, args: argparse.Namespace) -> None:
+    """Sample with a progress bar, decode, save, and print the path of each picture; with --plan print that alone."""
+    if args.plan:
+        print(plan.describe())
+        return
+    steps = tqdm(pipe.sample(plan), total=len(plan.sigmas) - 1, unit="step")
+    for picture in pipe.finish(plan, deque(steps, maxlen=1).pop()):
+        print(save_image(picture, args.out))
 
 
 def load(args: argparse.Namespace) -> Pipeline:
     """The pipeline that the flags ask for, after a look at the output, so that no work is lost."""
     check_target(args.out)
-    pipe = Pipeline.load(args.ckpt, device=args.device, dtype=args.dtype, ema=not args.no_ema, kernels=args.kernels)
+    ckpt = find("models", args.ckpt, args.models_dir) if args.ckpt else None
+    loras = [(find("loras", name, args.models_dir), weight) for name, weight in args.lora]
+    embeddings: dict[Path, str | None] = {path: word for word, path in named_in(
+        [*prompts(args), args.negative_prompt], args.models_dir).items()}
+    embeddings |= dict.fromkeys(find("embeddings", name, args.models_dir) for name in args.embedding)
+    pipe = Pipeline.load(ckpt, device=args.device, dtype=args.dtype, ema=not args.no_ema, kernels=args.kernels,
+                         prediction=args.prediction, vae=args.vae)
+    for path, weight in loras:
+        lora = pipe.load_lora(path, weight)
+        if lora.unmatched:
+            warnings.warn(f"LoRA {lora.name}: {len(lora.unmatched)} of its tensors fit no layer of this model "
+                          f"({listing(lora.unmatched)})", stacklevel=2)
+    for path, word in embeddings.items():
+        pipe.load_embedding(path, word)
     if args.verbose:
         for name in ("text", "unet", "vae"):
             print(f"{name}: {describe(getattr(pipe, name))}", file=sys.stderr)

@@ -13,14 +13,14 @@ from ldm.settings import Settings, from_arguments
 
 
 def main() -> None:
-    p = cli.parser(__doc__)
+    p = cli.parser(__doc__, without=cli.OF_MASKS)
     p.add_argument("image", type=Path, help="picture to start from, of any size")
     p.add_argument("prompt", help="what the picture shall show")
     args = p.parse_args()
     Settings(**from_arguments(args))                    # a wrong value is said before the model is loaded
     image = on_white(Image.open(args.image))
     pipe = cli.load(args)
-    cli.draw(pipe, pipe.plan(args.prompt, image, **from_arguments(args)), args.out, image)
+    cli.draw(pipe, pipe.plan(args.prompt, image, **from_arguments(args)), args)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from PIL import Image
 from ldm.files import write_atomically
 from ldm.images import (
     check_target,
+    digest,
     on_white,
     pad_to_multiple,
     read_metadata,
@@ -66,7 +67,7 @@ def test_pad_repeats_right_and_bottom_edges():
 def test_png_keeps_metadata_and_pixels(tmp_path):
     told = {"prompt": "ein Füchschen, 狐狸 🦊\nzwei", "seed": 2**53 + 1, "guidance": 0.1, "spacing": None}
     path = save_image(with_metadata(noise_picture(), told), tmp_path / "fox.png")
-    assert read_metadata(path) == told
+    assert read_metadata(path) == {**told, "sha256": digest(noise_picture())}
     with Image.open(path) as image:
         assert image.format == "PNG" and image.tobytes() == noise_picture().tobytes()
 
@@ -112,8 +113,8 @@ def test_write_atomically_keeps_the_old_file_when_it_fails(tmp_path):
 
 
 def test_check_target_refuses_what_cannot_be_written(tmp_path):
-    with pytest.raises(ValueError, match=r"fox.jpg is neither a folder nor a .png; try .*fox.png"):
-        check_target(tmp_path / "fox.jpg")
+    with pytest.raises(ValueError, match=r"fox.gif is neither a folder nor a .png, .jpg, .jpeg or .webp; try .*x.png"):
+        check_target(tmp_path / "fox.gif")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file is no folder that can be written to; give another --out"):
         check_target(tmp_path / "file" / "fox.png")

@@ -99,7 +99,7 @@ def test_img2img_evaluations(pipe, steps, strength):
 def test_img2img_starts_from_the_noised_picture(pipe):
     seen = unet_inputs(pipe)
     plan = pipe.plan("a cat", photo(), steps=10, strength=0.3, seed=5)
-    next(pipe.sample(plan, photo()))
+    next(pipe.sample(plan))
     sigma = plan.sigmas[0]
     assert sigma == pipe.schedule.sigmas(10, "leading")[7]
     noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -271,7 +271,7 @@ def test_metadata_remakes_a_picture(pipe, tmp_path):
     assert (told["prompt"], told["seed"], told["model"], told["dtype"]) == (
         "a dog 狗", 6, "tiny.safetensors", "float32")
     again, = pipe(told["prompt"], **settings_of(told))
-    assert json.loads(again.info["ldm"]) == told
+    assert json.loads(again.info["ldm"]) == {name: told[name] for name in told if name != "sha256"}
     alone, = pipe("a dog 狗", seed=6, width=72, sampler="euler_a", **FAST)
     assert again.tobytes() == alone.tobytes()           # and of a batch up to the last bits of float32
     assert np.abs(np.array(again, int) - np.array(batch[3], int)).max() <= 1

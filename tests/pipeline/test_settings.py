@@ -9,9 +9,11 @@ import pytest
 from ldm import Settings
 from ldm.settings import add_arguments, from_arguments
 
-OTHER = {"negative_prompt": "blur", "steps": 7, "guidance": 2.5, "sampler": "heun", "spacing": "karras", "seed": 11,
+OTHER = {"negative_prompt": "blur", "steps": 7, "guidance": 2.5, "preset": "a1111", "noise": "nv", "sampler": "heun",
+         "spacing": "karras", "seed": 11,
          "width": 72, "height": 136, "count": 3, "strength": 0.25, "prompt_syntax": "plain", "clip_skip": 2,
-         "cache": 3, "guidance_min_sigma": 0.5, "guidance_max_sigma": 6.0, "tile": 64}
+         "cache": 3, "guidance_min_sigma": 0.5, "guidance_max_sigma": 6.0, "tile": 64, "guidance_rescale": 0.7,
+         "mask_blur": 1.5, "only_masked": 32}
 
 
 @pytest.mark.parametrize(("name", "value", "message"), [
@@ -29,6 +31,10 @@ OTHER = {"negative_prompt": "blur", "steps": 7, "guidance": 2.5, "sampler": "heu
     ("height", -64, "height -64 is not a multiple of 8; try 8"),
     ("tile", 100, "tile 100 is not a multiple of 8, 32 or more; try 512"),
     ("tile", 24, "tile 24 is not a multiple of 8, 32 or more; try 512"),
+    ("guidance_rescale", 1.5, "guidance_rescale 1.5 is outside 0..1; try 1"),
+    ("mask_blur", -1.0, "mask_blur -1.0 is outside 0..1000; try 0"),
+    ("only_masked", -1, "only_masked -1 is outside 0..100000; try 0"),
+    ("only_masked", 1.5, "only_masked 1.5 is not a whole number; give an int"),
     ("clip_skip", 0, "clip_skip 0 is outside 1..999; try 1"),
     ("clip_skip", 1.5, "clip_skip 1.5 is not a whole number; give an int"),
     ("prompt_syntax", "comfy", "prompt_syntax 'comfy' is unknown; try one of a1111, plain"),
