@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ldm.text.clip import CLIPText
 from ldm.text.grammar import Syntax, parse
+from ldm.text.inversion import InversionTokenizer, run
 from ldm.text.tokenizer import BOS, EOS, LENGTH, Tokenizer
 
 ROOM = LENGTH - 2                                       # tokens of text in a chunk, between BOS and EOS
@@ -19,7 +20,7 @@ MOST = 64                                               # chunks that one evalua
 
 @dataclass(frozen=True)
 class Chunks:
-    """A prompt as the text encoder reads it.  BOS, EOS and padding weigh 1."""
+    """A prompt as the text encoder reads it.  BOS, EOS and padding weigh 1.  Ids above EOS: `InversionTokenizer`."""
 
     tokens: list[list[int]]                             # C chunks of up to 75, the text alone
     ids: Tensor                                         # [C 77] int64, with BOS, EOS and padding
@@ -29,14 +30,16 @@ class Chunks:
 def chunk(tokenizer: Tokenizer, prompt: str, syntax: Syntax = "a1111") -> Chunks:
     """Read a prompt and cut its tokens into chunks: at each BREAK, and where a chunk is full.
 
-    An empty section between two BREAKs is an empty chunk; after the last BREAK it is none.
+    An empty section between two BREAKs is an empty chunk; after the last BREAK it is none.  The vectors of a textual
+    inversion stay in one chunk.
     AUTOMATIC1111/stable-diffusion-webui modules/sd_hijack_clip.py, tokenize_line.
     """
     cut: list[list[tuple[int, float]]] = []
+    inner = tokenizer.inner if isinstance(tokenizer, InversionTokenizer) else set()
     *before, last = ([(i, weight) for text, weight in section for i in tokenizer.encode(text)]
                      for section in parse(prompt, syntax))
     for section in [*before, last] if last or not before else before:
-        cut += wrap(section)
+        cut += wrap(section, inner)
     ids = torch.full((len(cut), LENGTH), tokenizer.pad)
     weights = torch.ones(len(cut), LENGTH)
     for i, tokens in enumerate(cut):
@@ -46,12 +49,18 @@ def chunk(tokenizer: Tokenizer, prompt: str, syntax: Syntax = "a1111") -> Chunks
     return Chunks([[token for token, _ in tokens] for tokens in cut], ids, weights)
 
 
-def wrap(tokens: list[tuple[int, float]]) -> list[list[tuple[int, float]]]:
-    """Chunks of up to 75 (id, weight) pairs; a full one ends at its last comma, if that is among its last 20."""
+def wrap(tokens: list[tuple[int, float]], inner: set[int]) -> list[list[tuple[int, float]]]:
+    """Chunks of up to 75 (id, weight) pairs; a full one ends at its last comma, if that is among its last 20.
+
+    None begins with one of the `inner` ids: there it ends before the word that they belong to.
+    """
     chunks = []
     while len(tokens) > ROOM:
         end = ROOM
-        if tokens[ROOM][0] != COMMA:
+        if tokens[ROOM][0] in inner:
+            while tokens[end][0] in inner:
+                end -= 1
+        elif tokens[ROOM][0] != COMMA:
             commas = [i for i in range(ROOM - BACKTRACK, ROOM) if tokens[i][0] == COMMA]
             end = commas[-1] + 1 if commas else ROOM
         chunks.append(tokens[:end])
@@ -69,7 +78,7 @@ def encode(text: CLIPText, tokenizer: Tokenizer, prompts: Sequence[str], clip_sk
     chunks = [chunk(tokenizer, prompt, syntax) for prompt in prompts]
     device = text.final_norm.weight.device
     ids, weights = torch.cat([c.ids for c in chunks]), torch.cat([c.weights for c in chunks])
-    context = emphasize(text(ids.to(device), clip_skip), weights.to(device))
+    context = emphasize(run(text, tokenizer, ids.to(device), clip_skip), weights.to(device))
     rows = context.split([len(c.ids) for c in chunks])
     return torch.cat(same_length(*(row.flatten(0, 1)[None] for row in rows)))
 

@@ -1,0 +1,110 @@
+"""Names resolve from folders, and a prompt says which LoRAs it wants."""
+
+from pathlib import Path
+
+import pytest
+
+from ldm.plugins import extract_loras, find, name_and_weight, named_in
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders with files of every kind; another folder is the current one."""
+    for name in ("loras/fox.safetensors", "loras/Animals/Red Panda.v2.safetensors", "loras/readme.txt",
+                 "loras/animals/cat.pt", "loras/things/cat.safetensors", "loras/things/fox.preview.png",
+                 "loras/peft style/adapter_config.json", "loras/peft style/adapter_model.safetensors",
+                 "models/sd15/model_index.json", "models/sd15/unet/diffusion_pytorch_model.safetensors",
+                 "models/Tuned.CKPT", "embeddings/bad-hands-5.pt", "embeddings/style/<toy>.bin",
+                 "controlnets/canny/config.json", "controlnets/canny/diffusion_pytorch_model.safetensors"):
+        (tmp_path / "home" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "home" / name).touch()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("LDM_MODELS", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize(("kind", "name", "found"), [
+    ("loras", "fox", "loras/fox.safetensors"), ("loras", "FOX", "loras/fox.safetensors"),
+    ("loras", "fox.safetensors", "loras/fox.safetensors"), ("loras", "red panda.v2", "loras/Animals/Red Panda.v2"),
+    ("loras", "animals/red panda.v2", "loras/Animals/Red Panda.v2"), ("loras", "Peft Style", "loras/peft style"),
+    ("loras", "things/cat", "loras/things/cat.safetensors"), ("loras", "cat.pt", "loras/animals/cat.pt"),
+    ("models", "sd15", "models/sd15"), ("models", "tuned", "models/Tuned.CKPT"),
+    ("embeddings", "bad-hands-5", "embeddings/bad-hands-5.pt"), ("embeddings", "<toy>", "embeddings/style/<toy>.bin"),
+    ("controlnets", "canny", "controlnets/canny"),
+])
+def test_names_mean_files_below_their_folder(kind, name, found, home):
+    assert find(kind, name, home).relative_to(home).as_posix().startswith(found)
+
+
+def test_folders_are_here_or_where_the_environment_says(home, monkeypatch):
+    with pytest.raises(ValueError, match=r"there is no fox here or in loras, which does not exist; --models-dir says"):
+        find("loras", "fox")
+    monkeypatch.setenv("LDM_MODELS", str(home))
+    assert find("loras", "fox") == home / "loras" / "fox.safetensors"
+    monkeypatch.setenv("LDM_MODELS", "nowhere")
+    assert find("loras", "fox", home) == home / "loras" / "fox.safetensors"
+    monkeypatch.delenv("LDM_MODELS")
+    monkeypatch.chdir(home)
+    assert find("loras", "fox") == Path("loras/fox.safetensors")
+
+
+def test_paths_are_taken_as_they_are(home):
+    Path("fox").touch()
+    assert find("loras", "fox", home) == Path("fox")
+    assert find("loras", home / "loras" / "fox.safetensors") == home / "loras" / "fox.safetensors"
+    assert find("loras", home / "none.safetensors", home) == home / "none.safetensors"      # the reader says so
+
+
+def test_a_missing_name_lists_near_ones(home):
+    with pytest.raises(ValueError, match="there is no foxx here or in .*loras; near it: fox$"):
+        find("loras", "foxx", home)
+    with pytest.raises(ValueError, match=r"there is no red pnda here or in .*; near it: Red Panda.v2$"):
+        find("loras", "red pnda", home)
+    with pytest.raises(ValueError, match="no zzz here or in .*; it holds: Red Panda.v2, cat, fox, peft style$"):
+        find("loras", "zzz", home)
+    (home / "embeddings" / "bad-hands-5.pt").unlink()
+    (home / "embeddings" / "style" / "<toy>.bin").unlink()
+    with pytest.raises(ValueError, match="there is no toy here or in .*embeddings, which is empty"):
+        find("embeddings", "toy", home)
+
+
+def test_a_name_of_two_files_lists_both(home):
+    with pytest.raises(ValueError, match="cat may be .*animals/cat.pt or .*things/cat.safetensors; say which"):
+        find("loras", "cat", home)
+
+
+def test_an_unknown_kind_is_refused(home):
+    with pytest.raises(ValueError, match="kind 'vaes' is unknown; try one of models, loras, embeddings, controlnets"):
+        find("vaes", "x", home)
+
+
+@pytest.mark.parametrize(("prompt", "rest", "loras"), [
+    ("a fox", "a fox", []), ("a fox <lora:fox:0.8>", "a fox ", [("fox", 0.8)]),
+    ("<lora:a/b c.v2>, snow <lyco:x:-1>", ", snow ", [("a/b c.v2", 1.0), ("x", -1.0)]),
+    ("a <toy> (x:1.2) <hypernet:y:1>", "a <toy> (x:1.2) <hypernet:y:1>", []), ("<lora: fox : .5 >", "", [("fox", 0.5)]),
+])
+def test_loras_are_taken_from_prompts(prompt, rest, loras):
+    assert extract_loras(prompt) == (rest, loras)
+
+
+@pytest.mark.parametrize("tag", ["<lora:>", "<lora::1>", "<lora:fox:0.5:0.7>", "<lora:fox:strong>", "<lora:fox:>"])
+def test_tags_of_another_form_are_refused(tag):
+    with pytest.raises(ValueError, match=f"{tag} is neither <lora:name> nor <lora:name:weight>; try <lora:fox:0.8>"):
+        extract_loras(f"a fox {tag}")
+
+
+def test_flags_say_name_and_weight():
+    assert name_and_weight("fox:0.8") == ("fox", 0.8) and name_and_weight("fox") == ("fox", 1.0)
+    assert name_and_weight(r"C:\loras\fox.safetensors:-.5") == (r"C:\loras\fox.safetensors", -0.5)
+    assert name_and_weight(r"C:\loras\fox.safetensors") == (r"C:\loras\fox.safetensors", 1.0)
+
+
+def test_embeddings_are_named_by_the_words_of_prompts(home):
+    assert named_in(["a fox"], home) == {} == named_in(["bad-hands-5"], home / "none")
+    found = named_in(["a fox, <toy>", "(Bad-Hands-5:1.2)"], home)
+    assert found == {"bad-hands-5": home / "embeddings/bad-hands-5.pt", "<toy>": home / "embeddings/style/<toy>.bin"}
+    assert named_in(["bad-hands-55", "bad-hands"], home) == {}
+    (home / "embeddings" / "bad-hands-5.safetensors").touch()
+    with pytest.raises(ValueError, match="bad-hands-5 may be"):
+        named_in(["bad-hands-5"], home)
