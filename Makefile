@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 RUN     = $(VENV)/bin/python
 
-.PHONY: setup demo test test-slow lint types
+.PHONY: setup demo test test-slow parity lint types
 
 setup: $(VENV)/.ready
 
@@ -11,6 +11,7 @@ $(VENV)/.ready: pyproject.toml ldm/native/attention.cpp
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --editable '.[dev]'
+	$(RUN) -m pip install --quiet --no-deps k-diffusion==0.1.1.post1      # its samplers alone: the rest asks for wandb and more
 	-$(RUN) -m ldm.native     # needs g++ and AVX-512; without it everything works, only slower
 	touch $@
 
@@ -22,6 +23,9 @@ test: setup
 
 test-slow: setup
 	$(RUN) -m pytest -q -m "slow and not gpu"
+
+parity: setup         # docs/parity.md, from the numbers of the tests
+	$(RUN) -m pytest -q --parity
 
 lint: setup
 	$(VENV)/bin/ruff check .

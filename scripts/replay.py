@@ -1,0 +1,157 @@
+"""Make a picture again from what its file tells, and say how near that comes.
+
+    python scripts/replay.py out/00000.png
+    python scripts/replay.py repainted.webp --image photo.png --mask mask.png
+    python scripts/replay.py webui.jpg --ckpt v1-5-pruned-emaonly.safetensors
+
+Says what is not as it was (model, precision, version), what it cannot make again, and a verdict.  Exit code 0:
+bit-exact, the same pixels before encoding; 1: close, 30 dB or more; 3: different; 2: a mistake.
+"""
+
+import argparse
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import cli
+from PIL import Image
+
+from ldm import Pipeline, Settings
+from ldm.images import check_target, digest, psnr, read_metadata, read_parameters, save_image
+from ldm.metadata import PROGRAM, from_parameters
+from ldm.pipeline import BUNDLED
+from ldm.tasks import Colorizer, Enlarger, Task, Varied, X4Upscaler, tiled
+
+CLOSE = 30                                              # dB
+INPUTS = ("image", "mask")
+SETTINGS = [f.name for f in fields(Settings)]
+
+
+def read_told(path: Path) -> dict[str, Any]:
+    """Our JSON, or where that is not there, what A1111's text says, in the words of our JSON as far as they go.
+
+    Raises ValueError where a file has neither, or the text does not name sampler, steps and seed.
+    """
+    try:
+        return read_metadata(path)
+    except ValueError:
+        prompt, settings, rest = from_parameters(read_parameters(path))
+    lacking = {"sampler", "steps", "seed"} - settings.keys()
+    if lacking:
+        raise ValueError(f"{path} names no {' and no '.join(sorted(lacking))} that is known here; it says {rest}")
+    told = {"prompt": prompt, **settings, **rest}
+    told.pop("Model hash", None)
+    for theirs in ("Model", "Version"):
+        if theirs in told:
+            told[theirs.lower()] = told.pop(theirs).removeprefix(PROGRAM)
+    if "strength" in settings and not any(name.startswith("Hires") for name in rest):
+        told["image_sha256"] = None                     # there was a picture, more is not said
+    return told
+
+
+def check_flags(args: argparse.Namespace, told: dict[str, Any]) -> None:
+    """Raises ValueError where the flags do not give what the picture was made from."""
+    for name in INPUTS:
+        path, needed = getattr(args, name), f"{name}_sha256" in told and "first" not in told
+        if needed and path is None:
+            raise ValueError(f"{args.picture} was made from an input {name}; give that with --{name}")
+        if path is not None and not needed:
+            raise ValueError(f"{args.picture} was made without an input {name}; leave out --{name}")
+    model = told.get("model", BUNDLED.name)
+    if args.ckpt is None and not same_model(model, BUNDLED.name):
+        raise ValueError(f"{args.picture} was drawn with {model}, not with the bundled model; give it with --ckpt")
+
+
+def same_model(then: str, now: str) -> bool:
+    """Whether two names are of one file; A1111 leaves out the suffix."""
+    return then in (now, Path(now).stem)
+
+
+def changes(told: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What besides the settings is not as it was when the picture was drawn, in words."""
+    for name, then in told.items():
+        if name in SETTINGS or name.endswith("sha256") or (name == "model" and same_model(then, now[name])):
+            continue
+        if name in now and then != now[name]:
+            yield f"{name}: then {then}, now {now[name]}"
+        elif name not in now and then:
+            yield f"{name}: then {then}, not made again"
+
+
+def verdict(again: Image.Image, picture: Image.Image, told: dict[str, Any]) -> tuple[str, int]:
+    """How near the new picture comes to that of the file, in words and as an exit code."""
+    if digest(again) == told.get("sha256", digest(picture)):
+        return f"bit-exact: SHA-256 {digest(again)}", 0
+    if again.size != picture.size:
+        return "different: then {}x{} pixels, now {}x{}".format(*picture.size, *again.size), 3
+    decibels = psnr(again, picture)
+    return (f"close: {decibels:.1f} dB", 1) if decibels >= CLOSE else (f"different: {decibels:.1f} dB", 3)
+
+
+def as_told(pipe: Pipeline, told: dict[str, Any], inputs: dict[str, Image.Image]) -> Pipeline:
+    """The pipeline as the task needs it that the picture was drawn by.
+
+    What was enlarged after drawing is drawn, and joins the inputs; what the x4 upscaler takes itself leaves them.
+    """
+    if "unet_tile" in told:
+        pipe = tiled(pipe, told["unet_tile"])
+    if "first" in told:
+        first = told["first"]
+        [inputs["image"]] = pipe(first["prompt"], **{name: first[name] for name in SETTINGS if name in first})
+        pipe = Task(pipe, first=first)
+    match told.get("task"):
+        case "colorize":
+            return Colorizer(pipe)
+        case "variation":
+            return Varied(pipe, told["variation_seed"], told["variation_strength"])
+        case "upscale" if "noise_level" in told:
+            return X4Upscaler(pipe, inputs.pop("image"), told["noise_level"])
+        case "upscale":
+            return Enlarger(pipe, told["scale"])
+    return pipe
+
+
+def arguments() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("picture", type=Path, help="PNG, JPEG or WebP of this library, or of A1111")
+    p.add_argument("--ckpt", type=Path, help=".safetensors, .ckpt, .pt or diffusers folder (default: bundled model)")
+    p.add_argument("--image", type=Path, help="the input picture it was made from")
+    p.add_argument("--mask", type=Path, help="the mask it was made with")
+    p.add_argument("--out", type=Path, help="folder or file to write the new picture to (default: not written)")
+    p.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    p.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="precision (default: as told)")
+    return p.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    told = read_told(args.picture)
+    check_flags(args, told)
+    if args.out:
+        check_target(args.out)
+    picture = Image.open(args.picture).convert("RGB")
+    inputs: dict[str, Image.Image] = {name: Image.open(getattr(args, name)) for name in INPUTS if getattr(args, name)}
+    pipe = Pipeline.load(args.ckpt, args.device, args.dtype or told.get("dtype", "auto"), told.get("ema", True))
+    pipe = as_told(pipe, told, inputs)
+    plan = pipe.plan(told["prompt"], **inputs, **{name: told[name] for name in SETTINGS if name in told})
+    now = pipe.metadata(plan, 0)
+    for name in INPUTS:
+        if getattr(args, name) and told[f"{name}_sha256"] not in (None, now[f"{name}_sha256"]):
+            raise ValueError(f"{getattr(args, name)} is not the {name} that {args.picture} was made from")
+    for line in changes(told, now):
+        print(line)
+    if args.picture.suffix.lower() == ".png" and told.get("sha256") not in (None, digest(picture)):
+        print("the file's own pixels were changed after it was drawn")
+    [again] = pipe.finish(plan, deque(pipe.sample(plan), maxlen=1).pop())
+    if args.out:
+        print(save_image(again, args.out))
+    words, code = verdict(again, picture, told)
+    print(words)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    cli.run(main)

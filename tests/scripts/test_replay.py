@@ -1,0 +1,194 @@
+"""scripts/replay.py: pictures made again."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ldm import Pipeline, __version__
+from ldm.images import digest, read_metadata, read_parameters, save_image, with_metadata
+from ldm.tasks import Colorizer, Enlarger, Varied
+
+FAST = {"steps": 4, "seed": 5}
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    small = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    Image.fromarray(small).resize((61, 43), Image.Resampling.BICUBIC).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def replay(run_script, tiny_model):
+    """replay(path, flags) -> exit code and lines of output."""
+    def run(path, *args, ckpt=tiny_model):
+        done = run_script("replay.py", path, *args, *(["--ckpt", ckpt] if ckpt else []))
+        assert done.stderr == ""
+        return done.returncode, done.stdout.splitlines()
+    return run
+
+
+def drawn(pipe, path, **settings):
+    """A picture in a file."""
+    [picture] = pipe("a cat", **{**FAST, **settings})
+    return save_image(picture, path)
+
+
+def text_alone(path: Path, text: str) -> Path:
+    """The picture of a file as A1111 would have written it: pixels and text of parameters."""
+    info = PngInfo()
+    info.add_text("parameters", text)
+    with Image.open(path) as image:
+        image.save(path.with_name("text.png"), pnginfo=info)
+    return path.with_name("text.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_replay_is_bit_exact_from_every_format(pipe, replay, tmp_path, suffix):
+    path = drawn(pipe, tmp_path / f"cat.{suffix}", negative_prompt="blur", sampler="euler_a", width=72)
+    assert replay(path) == (0, [f"bit-exact: SHA-256 {read_metadata(path)['sha256']}"])
+
+
+def test_replay_writes_the_picture_where_it_is_told_to(pipe, replay, tmp_path):
+    path = drawn(pipe, tmp_path / "cat.png")
+    code, (written, _) = replay(path, "--out", tmp_path / "out")
+    assert (code, written) == (0, str(tmp_path / "out" / "00000.png"))
+    assert Path(written).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("preset", ["compvis", "a1111", "diffusers"])
+def test_replay_keeps_the_preset(pipe, replay, tmp_path, preset):
+    path = drawn(pipe, tmp_path / "cat.png", preset=preset, steps=7)
+    assert read_metadata(path)["preset"] == preset and replay(path)[0] == 0
+
+
+def test_replay_of_a_redrawn_picture_asks_for_the_input(pipe, replay, run_script, tiny_model, tmp_path, photo):
+    with Image.open(photo) as image:
+        path = drawn(pipe, tmp_path / "cat.png", image=image, strength=0.5)
+    assert replay(path, "--image", photo)[0] == 0
+    done = run_script("replay.py", path)
+    assert (done.returncode, done.stderr) == (2, f"replay: {path} was made from an input image; give that with "
+                                                 "--image\n")
+    Image.new("RGB", (61, 43)).save(tmp_path / "other.png")
+    done = run_script("replay.py", path, "--image", tmp_path / "other.png", "--ckpt", tiny_model)
+    assert done.returncode == 2 and f"other.png is not the image that {path} was made from" in done.stderr
+
+
+def test_replay_of_a_repainted_picture_asks_for_the_mask(pipe, replay, run_script, tmp_path, photo):
+    mask = Image.new("L", (61, 43))
+    mask.paste(255, (20, 10, 40, 30))
+    mask.save(tmp_path / "mask.png")
+    with Image.open(photo) as image:
+        path = drawn(pipe, tmp_path / "cat.png", image=image, mask=mask)
+    assert replay(path, "--image", photo, "--mask", tmp_path / "mask.png")[0] == 0
+    done = run_script("replay.py", path, "--image", photo)
+    assert done.returncode == 2 and "was made from an input mask; give that with --mask" in done.stderr
+
+
+@pytest.mark.parametrize("task", [Colorizer, lambda pipe: Enlarger(pipe, 1.5)])
+def test_replay_makes_what_a_task_made_of_an_input(pipe, replay, tmp_path, photo, task):
+    with Image.open(photo) as image:
+        path = drawn(task(pipe), tmp_path / "cat.png", image=image)
+    assert replay(path, "--image", photo) == (0, [f"bit-exact: SHA-256 {read_metadata(path)['sha256']}"])
+
+
+def test_replay_makes_a_variation_and_what_was_enlarged_after_drawing(pipe, replay, run_script, tiny_model, tmp_path):
+    assert replay(drawn(Varied(pipe, 9, 0.3), tmp_path / "cat.png"))[0] == 0
+    done = run_script("upscale.py", "a cat", "--scale", 1.5, "--steps", 4, "--ckpt", tiny_model, "--dtype", "float32",
+                      "--out", tmp_path)
+    code, lines = replay(done.stdout.strip())
+    assert code == 0 and len(lines) == 1
+
+
+def test_replay_says_that_the_precision_is_another(pipe, replay, tmp_path):
+    path = drawn(pipe, tmp_path / "cat.png")
+    code, (change, verdict) = replay(path, "--dtype", "bfloat16")
+    assert (code, change) == (1, "dtype: then float32, now bfloat16") and verdict.startswith("close: ")
+    assert 30 <= float(verdict.split()[1]) < 70
+
+
+def test_replay_takes_the_precision_that_it_is_told(tiny_model, replay, tmp_path):
+    path = drawn(Pipeline.load(tiny_model, "cpu", "bfloat16"), tmp_path / "cat.png")
+    assert replay(path)[0] == 0
+
+
+def test_replay_says_that_the_model_is_another(pipe, replay, run_script, tmp_path):
+    path = drawn(pipe, tmp_path / "cat.png")
+    with torch.no_grad():
+        pipe.unet.conv_in.weight.mul_(-1)
+    pipe.save(tmp_path / "other.safetensors")
+    code, (change, verdict) = replay(path, ckpt=tmp_path / "other.safetensors")
+    assert (code, change) == (3, "model: then tiny.safetensors, now other.safetensors")
+    assert verdict.startswith("different: ") and float(verdict.split()[1]) < 30
+    done = run_script("replay.py", path)
+    assert done.returncode == 2 and "was drawn with tiny.safetensors, not with the bundled model" in done.stderr
+
+
+def test_replay_says_that_the_size_is_another(pipe, replay, tmp_path):
+    path = drawn(pipe, tmp_path / "cat.png")
+    cropped = Image.open(path).crop((0, 0, 64, 32))
+    told = read_metadata(path)
+    path = save_image(with_metadata(cropped, told), tmp_path / "cropped.png")
+    assert replay(path) == (3, ["different: then 64x32 pixels, now 64x64"])
+
+
+def test_replay_says_what_it_does_not_know_and_that_the_file_was_changed(pipe, replay, tmp_path):
+    path = drawn(pipe, tmp_path / "cat.png")
+    told = {**read_metadata(path), "version": "9.9", "holograms": 3, "sounds": []}
+    with Image.open(path) as image:
+        image.putpixel((0, 0), (1, 2, 3))
+        info = PngInfo()
+        info.add_itxt("ldm", json.dumps(told))
+        image.save(path, pnginfo=info)
+    code, lines = replay(path)
+    assert code == 0 and lines == [
+        f"version: then 9.9, now {__version__}", "holograms: then 3, not made again",
+        "the file's own pixels were changed after it was drawn", f"bit-exact: SHA-256 {told['sha256']}"]
+
+
+def test_replay_of_the_text_alone_makes_what_a1111_means(pipe, replay, tmp_path):
+    path = drawn(pipe, tmp_path / "cat.png", preset="a1111", noise="nv", sampler="dpmpp_2m", negative_prompt="blur")
+    text = ("a cat\nNegative prompt: blur\nSteps: 4, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 3, Seed: 5, "
+            "Size: 64x64, Model hash: 45dee52b, Model: tiny, Hires upscale: 2, Version: v1.10.1")
+    code, lines = replay(text_alone(path, text), "--dtype", "float32")
+    assert code == 0 and lines == [
+        "Hires upscale: then 2, not made again", f"version: then v1.10.1, now {__version__}",
+        f"bit-exact: SHA-256 {digest(Image.open(path))}"]
+
+
+def test_replay_of_our_text_alone(pipe, replay, tmp_path):
+    path = drawn(pipe, tmp_path / "cat.png", sampler="euler_a", guidance=2.5)
+    path = text_alone(path, read_parameters(path))
+    assert replay(path, "--dtype", "float32") == (0, [f"bit-exact: SHA-256 {digest(Image.open(path))}"])
+
+
+def test_replay_of_the_text_of_a_redrawn_picture_asks_for_the_input(pipe, run_script, tmp_path, photo):
+    with Image.open(photo) as image:
+        path = drawn(pipe, tmp_path / "cat.png", image=image)
+    done = run_script("replay.py", text_alone(path, read_parameters(path)))
+    assert done.returncode == 2 and "was made from an input image; give that with --image" in done.stderr
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("a cat\nSteps: 4, Sampler: DPM adaptive, Seed: 5", "names no sampler that is known here; it says {'Sampler': "),
+    ("a cat", "names no sampler and no seed and no steps that is known here"),
+])
+def test_replay_refuses_a_text_that_says_too_little(run_script, tmp_path, photo, text, message):
+    done = run_script("replay.py", text_alone(photo, text))
+    assert (done.returncode, done.stdout) == (2, "") and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_replay_says_mistakes_in_one_line(pipe, run_script, tiny_model, tmp_path, photo):
+    path = drawn(pipe, tmp_path / "cat.png")
+    for arguments, message in (([photo], "photo.png carries no parameters; give a picture that this library"),
+                               ([tmp_path / "none.png"], "No such file"),
+                               ([path, "--image", photo], "was made without an input image; leave out --image"),
+                               ([path, "--ckpt", tiny_model, "--out", "a.gif"], "a.gif is neither a folder nor")):
+        done = run_script("replay.py", *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr and done.stderr.startswith("replay: ") and done.stderr.count("\n") == 1
