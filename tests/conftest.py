@@ -12,6 +12,8 @@ from ldm.text import CLIPText, CLIPTextConfig
 from ldm.unet import UNet, UNetConfig
 from ldm.vae import VAE, VAEConfig
 
+pytest_plugins = ["parity", "pytester"]         # the fixture `parity`, and --parity, which writes docs/parity.md
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
