@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, *args, **kwargs) -> argparse.Namespace:
         parsed = super().parse_args(*args, **kwargs)
         found = [extract_loras(prompt) for prompt in prompts(parsed)]
-        parsed.lora = [*parsed.lora, *(tag for _, tags in found for tag in tags)]
+        parsed.lora = [*dict.fromkeys([*parsed.lora, *(tag for _, tags in found for tag in tags)])]
         texts = [text for text, _ in found]
         vars(parsed).update({"prompts": texts} if "prompts" in parsed else {"prompt": texts[0]})
         return parsed

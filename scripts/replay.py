@@ -134,7 +134,8 @@ def main() -> None:
         check_target(args.out)
     picture = Image.open(args.picture).convert("RGB")
     inputs: dict[str, Image.Image] = {name: Image.open(getattr(args, name)) for name in INPUTS if getattr(args, name)}
-    pipe = Pipeline.load(args.ckpt, args.device, args.dtype or told.get("dtype", "auto"), told.get("ema", True))
+    pipe = Pipeline.load(args.ckpt, args.device, args.dtype or told.get("dtype", "auto"), told.get("ema", True),
+                         prediction=told.get("prediction"))
     pipe = as_told(pipe, told, inputs)
     plan = pipe.plan(told["prompt"], **inputs, **{name: told[name] for name in SETTINGS if name in told})
     now = pipe.metadata(plan, 0)

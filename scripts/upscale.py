@@ -76,7 +76,7 @@ def main() -> None:
     if image is None:
         settings["count"] = 1
     for i, small in enumerate([image] if image else draw_first(pipe, args)):
-        drawn = {"first": json.loads(small.info[KEY])} if KEY in small.info else {}
+        drawn = {"first": json.loads(small.info[KEY])} if args.image is None and KEY in small.info else {}
         enlarger = Enlarger(Task(pipe, **drawn), args.scale or 2)
         cli.draw(enlarger, enlarger.plan(args.prompt, small, **{**settings, "seed": args.seed + i}), args)
 
