@@ -32,6 +32,7 @@ class Packed(nn.Module):
 
     def __init__(self, layer: nn.Conv2d | nn.Linear):
         super().__init__()
+        self.shape = layer.weight.shape
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
         self.train(False)
 
@@ -42,6 +43,10 @@ class Packed(nn.Module):
     def plain(self, x: Tensor) -> Tensor:
         """The layer by PyTorch's differentiable function."""
         raise NotImplementedError
+
+    def dense(self) -> Tensor:
+        """What `reorder` was given."""
+        return self.packed.to_dense()
 
     def pack(self, weight: Tensor) -> None:
         """Take a dense weight."""
@@ -55,7 +60,7 @@ class Packed(nn.Module):
     @property
     def weight(self) -> Tensor:
         """A dense copy."""
-        return self.packed.to_dense() if self.packed.is_mkldnn else self.packed
+        return self.dense() if self.packed.is_mkldnn else self.packed
 
     @weight.setter
     def weight(self, weight: Tensor) -> None:
@@ -87,8 +92,8 @@ class Packed(nn.Module):
         weight = state_dict.get(prefix + "weight")
         if weight is None:
             missing.append(prefix + "weight")
-        elif weight.shape != self.packed.shape:
-            errors.append(f"{prefix}weight is {list(weight.shape)}, not {list(self.packed.shape)}")
+        elif weight.shape != self.shape:
+            errors.append(f"{prefix}weight is {list(weight.shape)}, not {list(self.shape)}")
         else:
             self.pack(weight.to(self.packed.dtype))
         rest = {name: tensor for name, tensor in state_dict.items() if name != prefix + "weight"}
@@ -120,6 +125,50 @@ class PackedLinear(Packed):
         if self.by_hand(x):
             return self.plain(x)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, SAME, [], "")
+
+
+class PackedGate(PackedLinear):
+    """A linear layer of values and their gates, [... in] -> [... 2 out]; packed in halves, to be multiplied at once."""
+
+    bias: nn.Parameter
+    gates: Tensor                                       # the second half, packed; `packed` is the first
+
+    def reorder(self, weight: Tensor) -> Tensor:
+        values, gates = weight.chunk(2)
+        self.gates = super().reorder(gates)
+        return super().reorder(values)
+
+    def dense(self) -> Tensor:
+        return torch.cat([self.packed.to_dense(), self.gates.to_dense()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.by_hand(x):
+            return self.plain(x)
+        halves = zip((self.packed, self.gates), self.bias.chunk(2), strict=True)
+        return torch.cat([torch.ops.mkldnn._linear_pointwise(x, *half, SAME, [], "") for half in halves], dim=-1)
+
+    def gated(self, x: Tensor) -> Tensor:
+        """x [... in] -> values times the GELU of their gates [... out]."""
+        value_bias, gate_bias = self.bias.chunk(2)
+        gates = torch.ops.mkldnn._linear_pointwise(x, self.gates, gate_bias, "gelu", [], "none")
+        return torch.ops.mkldnn._linear_pointwise(x, gates, self.packed, value_bias, "mul")
+
+    def __getstate__(self):
+        return {name: value for name, value in super().__getstate__().items() if name != "gates"}
+
+
+class PackedGEGLU(nn.Module):
+    """The gated feed-forward of the UNet.  x [B L C] -> [B L C]."""
+
+    def __init__(self, proj: nn.Linear, out: nn.Linear):
+        super().__init__()
+        self.proj, self.out = PackedGate(proj), PackedLinear(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.proj.by_hand(x) and not self.proj._forward_hooks:
+            return self.out(self.proj.gated(x))
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return self.out(value * F.gelu(gate))
 
 
 class PackedConv2d(Packed):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ldm.attention import Kernels, check_kernels, choose
-from ldm.packed import Packed, PackedConv2d, PackedLinear, PackedUpsample, packable
+from ldm.packed import Packed, PackedConv2d, PackedGEGLU, PackedLinear, PackedUpsample, packable
 from ldm.unet import blocks as unet_blocks
 from ldm.vae import blocks as vae_blocks
 
@@ -55,6 +55,8 @@ def packed_form(layer: nn.Module) -> nn.Module | None:
     """The packed layer that stands in for this one, or None."""
     if isinstance(layer, UPSAMPLES):
         return PackedUpsample(layer.conv)
+    if isinstance(layer, unet_blocks.GEGLU):
+        return PackedGEGLU(layer.proj, layer.out)
     if isinstance(layer, nn.Linear):
         return PackedLinear(layer)
     if isinstance(layer, nn.Conv2d) and min(layer.in_channels, layer.out_channels) >= NARROW and ordinary(layer):

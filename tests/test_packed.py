@@ -9,12 +9,22 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from ldm.packed import DoublingConv2d, PackedConv2d, PackedLinear, PackedUpsample, doubling_weight
+from ldm.packed import (
+    DoublingConv2d,
+    PackedConv2d,
+    PackedGate,
+    PackedGEGLU,
+    PackedLinear,
+    PackedUpsample,
+    doubling_weight,
+)
 from ldm.prepare import packed_form
+from ldm.unet.blocks import GEGLU
 
 LAYERS = {
     "linear": (lambda: nn.Linear(24, 40), PackedLinear, (2, 5, 24)),
     "linear without bias": (lambda: nn.Linear(24, 40, bias=False), PackedLinear, (3, 24)),
+    "gate": (lambda: nn.Linear(24, 48), PackedGate, (2, 5, 24)),
     "3x3": (lambda: nn.Conv2d(16, 32, 3, padding=1), PackedConv2d, (2, 16, 17, 25)),
     "1x1": (lambda: nn.Conv2d(16, 32, 1), PackedConv2d, (1, 16, 5, 7)),
     "strided": (lambda: nn.Conv2d(16, 16, 3, stride=2, padding=1), PackedConv2d, (2, 16, 9, 12)),
@@ -126,3 +136,33 @@ def test_packed_upsample_reaches_any_size_of_skip(size):
     conv, x = nn.Conv2d(16, 24, 3, padding=1), torch.randn(2, 16, 17, 25)
     expected = conv(F.interpolate(x, size=size or (34, 50), mode="nearest"))
     assert_close(PackedUpsample(conv)(x, size), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+@torch.no_grad()
+def test_packed_geglu_equals_the_plain_one_in_float64(dtype, tolerance):
+    torch.manual_seed(0)
+    plain, x = GEGLU(24).to(dtype), torch.randn(2, 7, 24).to(dtype)
+    expected = copy.deepcopy(plain).double()(x.double())
+    packed, largest = PackedGEGLU(plain.proj, plain.out), expected.abs().max().item()
+    assert_close(packed(x).double(), expected, rtol=0, atol=tolerance * largest)
+
+
+@torch.no_grad()
+def test_packed_geglu_heeds_what_is_added_beside_its_layer():
+    torch.manual_seed(0)
+    plain, x, more = GEGLU(24), torch.randn(2, 7, 24), torch.randn(2, 7, 192)
+    packed = PackedGEGLU(plain.proj, plain.out)
+    before = packed(x)
+    for layer in (plain, packed):
+        layer.proj.register_forward_hook(lambda layer, inputs, output: torch.add(output, more))
+    assert_close(packed(x), plain(x), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(packed(x), before)
+
+
+def test_packed_geglu_keeps_its_names():
+    plain = GEGLU(24)
+    packed = packed_form(plain)
+    assert isinstance(packed, PackedGEGLU)
+    assert {name: tensor.shape for name, tensor in packed.state_dict().items()} == {
+        name: tensor.shape for name, tensor in plain.state_dict().items()}
