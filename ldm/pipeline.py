@@ -4,7 +4,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,28 @@ from ldm.loading import load_parts, resolve_device, resolve_dtype, save_parts
 from ldm.masks import blank, make_canvas
 from ldm.plan import Plan
 from ldm.plugins import Plugins
-from ldm.samplers import PRESETS, SAMPLERS, Denoiser, Prediction, Schedule, Step, find_course
-from ldm.samplers.inpaint import Concat, Inpaint
+from ldm.samplers import PRESETS, SAMPLERS, Concat, Denoiser, Inpaint, Prediction, Schedule, Step, find_course
 from ldm.settings import Settings, within
 from ldm.text import CLIPText, Syntax, Tokenizer, encode, parse
 from ldm.text.tokenizer import EOS
 from ldm.unet import UNet
 from ldm.vae import VAE
+from ldm.weights.fingerprint import fingerprint
 
 BUNDLED = Path(__file__).parent / "bundled" / "model.safetensors"
 INPAINTING = 9                                          # channels of a UNet that takes latents, mask, known latents
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a pipeline was loaded from, and how: as its pictures tell it."""
+
+    model: str = ""                                     # name of the file or folder
+    model_hash: str = ""                                # its `fingerprint`
+    vae: str = ""                                       # both of a VAE's own file, where it is not the model's VAE
+    vae_hash: str = ""
+    ema: bool = True
+    kernels: Kernels = "auto"
 
 
 class Pipeline(Plugins):
@@ -43,15 +55,15 @@ class Pipeline(Plugins):
     """
 
     def __init__(self, vae: VAE, unet: UNet, text: CLIPText, prediction: Prediction = "eps", size: int = 512,
-                 guidance: float = 7.5, vocabulary: Tensor | None = None, name: str = "", ema: bool = True,
-                 vae_name: str = "", schedule: Schedule = Schedule()):  # noqa: B008  (frozen, so safe as a default)
+                 guidance: float = 7.5, vocabulary: Tensor | None = None, schedule: Schedule = Schedule(),  # noqa: B008
+                 origin: Origin = Origin()):            # noqa: B008  (frozen, so safe as defaults)
         super().__init__()
         self.vae, self.unet, self.text = vae, unet, text
         self.tokenizer, self.schedule = Tokenizer(text.cfg.pad), schedule
         self.prediction: Prediction = prediction
         self.size, self.guidance = size, guidance       # native side in pixels; default guidance
         self.vocabulary = vocabulary                    # token ids that the model was trained on; None: all
-        self.name, self.vae_name, self.ema = name, vae_name, ema        # of the files, for the metadata of pictures
+        self.origin = origin                            # for the metadata of pictures
 
     @classmethod
     def load(cls, path: str | Path | None = None, device: str = "auto", dtype: str | torch.dtype = "auto",
@@ -69,7 +81,8 @@ class Pipeline(Plugins):
         path = Path(path) if path is not None else BUNDLED
         device = resolve_device(device)
         parts = load_parts(path, device, resolve_dtype(dtype, device), ema, kernels, prediction, vae)
-        return cls(**parts, name=path.name, ema=ema, vae_name=Path(vae).name if vae else "")
+        other_vae = (Path(vae).name, fingerprint(vae)) if vae else ("", "")
+        return cls(**parts, origin=Origin(path.name, fingerprint(path, ema), *other_vae, ema, kernels))
 
     def save(self, path: str | Path, vocabulary: Tensor | None = None) -> None:
         """Write one .safetensors file in the official layout; with `vocabulary`, only those tokens' embeddings."""
@@ -104,8 +117,8 @@ class Pipeline(Plugins):
         unseen = {word for text in texts for word, ids in self.tokenizer.words(text)
                   if not known.issuperset(i for i in ids if i <= EOS)}    # those above are a textual inversion's
         if unseen:
-            warnings.warn(f"{self.name} was trained without {', '.join(sorted(unseen))}; these words will not show",
-                          stacklevel=3)
+            warnings.warn(f"{self.origin.model} was trained without {', '.join(sorted(unseen))}; these words will not "
+                          "show", stacklevel=3)
 
     def encode_image(self, image: Image.Image | Tensor, tile: int | None = None) -> Tensor:
         """Picture, PIL or [B 3 H W] in [-1, 1] -> latents [B 4 h w], scaled for the UNet.
@@ -210,8 +223,7 @@ class Pipeline(Plugins):
 
     def metadata(self, plan: Plan, i: int) -> dict[str, Any]:
         """All that remakes picture i of a batch alone."""
-        return {**plan.metadata(i), **self.plugin_metadata(), "model": self.name, "vae": self.vae_name,
-                "prediction": self.prediction, "ema": self.ema,
+        return {**plan.metadata(i), **self.plugin_metadata(), **asdict(self.origin), "prediction": self.prediction,
                 "dtype": str(self.dtype).removeprefix("torch."), "version": __version__}
 
     @property

@@ -12,8 +12,7 @@ from torch import Tensor
 from ldm.masks import Canvas
 from ldm.samplers import SAMPLERS, Course, Noise, Schedule, seeded_noise
 from ldm.settings import Settings
-from ldm.text import Tokenizer, at_steps, chunk
-from ldm.text.__main__ import told_of_cuts
+from ldm.text import Tokenizer, at_steps, chunk, told_of_cuts
 
 
 @dataclass(frozen=True)

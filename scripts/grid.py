@@ -13,8 +13,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm.images import check_target, on_white, save_image, with_metadata
+from ldm.plugins import extract_loras
 from ldm.settings import from_arguments
-from ldm.tasks import axis, cells, draw_cells, sheet
+from ldm.tasks import Axis, axis, cells, draw_cells, sheet
+
+
+def texts(*axes: Axis | None) -> list[str]:
+    """The prompts and negative prompts on the axes.  Raises ValueError for <lora:...>, which cannot change by cell."""
+    found = [text for a in axes if a and a.name in ("prompt", "negative_prompt") for text in a.values]
+    for text in found:
+        if extract_loras(text)[1]:
+            raise ValueError(f"{text!r} on an axis has a LoRA, but LoRAs are put on once, for all cells; give it with "
+                             "--lora, or in the prompt that is no axis")
+    return found
 
 
 def main() -> None:
@@ -27,6 +38,7 @@ def main() -> None:
     p.add_argument("--cells", type=Path, default=Path("out/cells"), help="folder of the pictures (default %(default)s)")
     args = p.parse_args()
     settings, x, y = from_arguments(args), axis(args.x), axis(args.y) if args.y else None
+    args.prompts = [args.prompt, *texts(x, y)]          # where `load` looks for names of embeddings
     grid = cells(args.prompt, settings, x, y)           # what is wrong is said before the model is loaded
     image = on_white(Image.open(args.image)) if args.image else None
     if image is None and "strength" in (x.name, y and y.name):

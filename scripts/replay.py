@@ -2,7 +2,7 @@
 
     python scripts/replay.py out/00000.png
     python scripts/replay.py repainted.webp --image photo.png --mask mask.png
-    python scripts/replay.py webui.jpg --ckpt v1-5-pruned-emaonly.safetensors
+    python scripts/replay.py webui.jpg --ckpt v1-5-pruned-emaonly.safetensors --vae vae-ft-mse-840000.safetensors
 
 Says what is not as it was (model, precision, version), what it cannot make again, and a verdict.  Exit code 0:
 bit-exact, the same pixels before encoding; 1: close, 30 dB or more; 3: different; 2: a mistake.
@@ -24,17 +24,24 @@ from ldm.images import check_target, digest, psnr, read_metadata, read_parameter
 from ldm.metadata import PROGRAM, from_parameters
 from ldm.pipeline import BUNDLED
 from ldm.tasks import Colorizer, Enlarger, Task, Varied, X4Upscaler, tiled
+from ldm.weights.fingerprint import fingerprint
 
 CLOSE = 30                                              # dB
 INPUTS = ("image", "mask")
+FILES = ("model", "vae")                                # told by name and "_hash"
 SETTINGS = [f.name for f in fields(Settings)]
+SEVERAL = {"grid": "a sheet of many pictures; give one of its cells",
+           "interpolate": "an animation, not one picture; those are made by scripts/interpolate.py"}
 
 
 def read_told(path: Path) -> dict[str, Any]:
     """Our JSON, or where that is not there, what A1111's text says, in the words of our JSON as far as they go.
 
-    Raises ValueError where a file has neither, or the text does not name sampler, steps and seed.
+    Raises ValueError where a file has neither, or the text does not name sampler, steps and seed, and for an animation.
     """
+    with Image.open(path) as image:
+        if getattr(image, "n_frames", 1) > 1:
+            raise ValueError(f"{path} is {SEVERAL['interpolate']}")
     try:
         return read_metadata(path)
     except ValueError:
@@ -43,8 +50,9 @@ def read_told(path: Path) -> dict[str, Any]:
     if lacking:
         raise ValueError(f"{path} names no {' and no '.join(sorted(lacking))} that is known here; it says {rest}")
     told = {"prompt": prompt, **settings, **rest}
-    told.pop("Model hash", None)
-    for theirs in ("Model", "Version"):
+    for theirs in ("Model hash", "VAE hash"):           # of all of a file
+        told.pop(theirs, None)
+    for theirs in ("Model", "VAE", "Version"):
         if theirs in told:
             told[theirs.lower()] = told.pop(theirs).removeprefix(PROGRAM)
     if "strength" in settings and not any(name.startswith("Hires") for name in rest):
@@ -53,29 +61,46 @@ def read_told(path: Path) -> dict[str, Any]:
 
 
 def check_flags(args: argparse.Namespace, told: dict[str, Any]) -> None:
-    """Raises ValueError where the flags do not give what the picture was made from."""
+    """Raises ValueError where the file is not of one picture, or the flags do not give what that was made from."""
+    if told.get("task") in SEVERAL:
+        raise ValueError(f"{args.picture} is {SEVERAL[told['task']]}")
     for name in INPUTS:
         path, needed = getattr(args, name), f"{name}_sha256" in told and "first" not in told
         if needed and path is None:
             raise ValueError(f"{args.picture} was made from an input {name}; give that with --{name}")
         if path is not None and not needed:
             raise ValueError(f"{args.picture} was made without an input {name}; leave out --{name}")
-    model = told.get("model", BUNDLED.name)
-    if args.ckpt is None and not same_model(model, BUNDLED.name):
-        raise ValueError(f"{args.picture} was drawn with {model}, not with the bundled model; give it with --ckpt")
+    if told.get("vae") and args.vae is None:
+        raise ValueError(f"{args.picture} was decoded with {told['vae']}; give it with --vae")
+    if args.ckpt is None and "model" in told:
+        bundled = {"model": BUNDLED.name, "model_hash": fingerprint(BUNDLED)}
+        if not same_file("model", told, bundled):
+            raise ValueError(f"{args.picture} was drawn with {file_words('model', told)}, not with the bundled model; "
+                             "give it with --ckpt")
 
 
-def same_model(then: str, now: str) -> bool:
-    """Whether two names are of one file; A1111 leaves out the suffix."""
-    return then in (now, Path(now).stem)
+def same_file(name: str, told: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether model or VAE is the same: by hash, or without one by name, of which A1111 leaves out the suffix."""
+    if told.get(f"{name}_hash"):
+        return told[f"{name}_hash"] == now[f"{name}_hash"]
+    return told[name] in (now[name], Path(now[name]).stem)
+
+
+def file_words(name: str, told: dict[str, Any]) -> str:
+    """What model or VAE are called, and what tells them from others of that name."""
+    digest = told.get(f"{name}_hash")
+    return f"{told[name]} ({digest})" if digest else told[name] or "none"
 
 
 def changes(told: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """What besides the settings is not as it was when the picture was drawn, in words."""
     for name, then in told.items():
-        if name in SETTINGS or name.endswith("sha256") or (name == "model" and same_model(then, now[name])):
+        if name in SETTINGS or name.endswith(("sha256", "_hash")):
             continue
-        if name in now and then != now[name]:
+        if name in FILES:
+            if not same_file(name, told, now):
+                yield f"{name}: then {file_words(name, told)}, now {file_words(name, now)}"
+        elif name in now and then != now[name]:
             yield f"{name}: then {then}, now {now[name]}"
         elif name not in now and then:
             yield f"{name}: then {then}, not made again"
@@ -91,6 +116,12 @@ def verdict(again: Image.Image, picture: Image.Image, told: dict[str, Any]) -> t
     return (f"close: {decibels:.1f} dB", 1) if decibels >= CLOSE else (f"different: {decibels:.1f} dB", 3)
 
 
+def settings_of(told: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a picture was drawn with; but the x4 upscaler takes no size, it follows from its picture."""
+    left_out = ("width", "height") if "noise_level" in told else ()
+    return {name: told[name] for name in SETTINGS if name in told and name not in left_out}
+
+
 def as_told(pipe: Pipeline, told: dict[str, Any], inputs: dict[str, Image.Image]) -> Pipeline:
     """The pipeline as the task needs it that the picture was drawn by.
 
@@ -100,7 +131,7 @@ def as_told(pipe: Pipeline, told: dict[str, Any], inputs: dict[str, Image.Image]
         pipe = tiled(pipe, told["unet_tile"])
     if "first" in told:
         first = told["first"]
-        [inputs["image"]] = pipe(first["prompt"], **{name: first[name] for name in SETTINGS if name in first})
+        [inputs["image"]] = pipe(first["prompt"], **settings_of(first))
         pipe = Task(pipe, first=first)
     match told.get("task"):
         case "colorize":
@@ -118,6 +149,7 @@ def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("picture", type=Path, help="PNG, JPEG or WebP of this library, or of A1111")
     p.add_argument("--ckpt", type=Path, help=".safetensors, .ckpt, .pt or diffusers folder (default: bundled model)")
+    p.add_argument("--vae", type=Path, help="the file whose VAE it was decoded with (default: the model's own)")
     p.add_argument("--image", type=Path, help="the input picture it was made from")
     p.add_argument("--mask", type=Path, help="the mask it was made with")
     p.add_argument("--out", type=Path, help="folder or file to write the new picture to (default: not written)")
@@ -135,9 +167,9 @@ def main() -> None:
     picture = Image.open(args.picture).convert("RGB")
     inputs: dict[str, Image.Image] = {name: Image.open(getattr(args, name)) for name in INPUTS if getattr(args, name)}
     pipe = Pipeline.load(args.ckpt, args.device, args.dtype or told.get("dtype", "auto"), told.get("ema", True),
-                         prediction=told.get("prediction"))
+                         told.get("kernels", "auto"), told.get("prediction"), args.vae)
     pipe = as_told(pipe, told, inputs)
-    plan = pipe.plan(told["prompt"], **inputs, **{name: told[name] for name in SETTINGS if name in told})
+    plan = pipe.plan(told["prompt"], **inputs, **settings_of(told))
     now = pipe.metadata(plan, 0)
     for name in INPUTS:
         if getattr(args, name) and told[f"{name}_sha256"] not in (None, now[f"{name}_sha256"]):

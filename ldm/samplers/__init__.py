@@ -16,6 +16,7 @@ from ldm.samplers.dpm2 import dpm2, dpm2_a
 from ldm.samplers.dpmpp import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s_a, dpmpp_sde
 from ldm.samplers.euler import euler, euler_a
 from ldm.samplers.heun import heun
+from ldm.samplers.inpaint import Concat, Inpaint
 from ldm.samplers.lcm import lcm
 from ldm.samplers.multistep import lms, plms
 from ldm.samplers.noise import Noise, Source, seeded_noise
@@ -42,5 +43,6 @@ SAMPLERS: dict[str, Sampler] = {
     "lcm": lcm,
 }
 
-__all__ = ["CFG", "DEFAULT_SPACING", "PRESETS", "SAMPLERS", "Course", "Denoise", "Denoiser", "Noise", "Prediction",
-           "Sampler", "Schedule", "Source", "Spacing", "Step", "check_preset", "find_course", "seeded_noise"]
+__all__ = ["CFG", "DEFAULT_SPACING", "PRESETS", "SAMPLERS", "Concat", "Course", "Denoise", "Denoiser", "Inpaint",
+           "Noise", "Prediction", "Sampler", "Schedule", "Source", "Spacing", "Step", "check_preset", "find_course",
+           "seeded_noise"]

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ldm.images import digest, on_white, to_tensor
 from ldm.pipeline import Pipeline
 from ldm.plan import Plan
-from ldm.samplers import Schedule
-from ldm.samplers.inpaint import Concat
+from ldm.samplers import Concat, Schedule
 from ldm.settings import Settings, within
 from ldm.tasks.task import Task
 from ldm.unet import UNet
@@ -76,8 +75,9 @@ class TiledUNet(nn.Module):
         return map_tiles(lambda part: self.unet(part, t, context, labels), x, self.tile)
 
     def check(self, *inputs: Tensor | None) -> None:
-        """Raises ValueError: `StepCache` and `Controlled`, which ask, need the features of a whole picture."""
-        raise ValueError("tiles go neither with a cache nor with a ControlNet; leave out the one or the other")
+        """Raises ValueError: for `StepCache` and `Controlled`, which ask, features of a square are not enough."""
+        raise ValueError("tiles go neither with a cache nor with a ControlNet, which need the features of a whole "
+                         "picture; set cache to 1 and remove the ControlNets, or leave out the tiles")
 
 
 def tiled(pipe: Pipeline, tile: int) -> Task:

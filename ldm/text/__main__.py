@@ -5,10 +5,9 @@
 
 import argparse
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import get_args
 
-from ldm.text import Syntax, Tokenizer, at_steps, chunk
+from ldm.text import Syntax, Tokenizer, at_steps, chunk, told_of_cuts
 
 
 def describe(tokenizer: Tokenizer, prompt: str, steps: int, syntax: Syntax) -> Iterator[str]:
@@ -23,16 +22,6 @@ def describe(tokenizer: Tokenizer, prompt: str, steps: int, syntax: Syntax) -> I
             for token, weight, piece in zip(tokens, weights[1:], tokenizer.pieces(tokens), strict=False):
                 yield f"{token:7} {weight:6.3g}  {piece!r}"
         yield from told_of_cuts(tokenizer, chunks.tokens)
-
-
-def told_of_cuts(tokenizer: Tokenizer, chunks: list[list[int]]) -> Iterator[str]:
-    """What the ends of chunks cut, and what programs without chunks would."""
-    halves = pairwise("".join(tokenizer.pieces(tokens)) for tokens in chunks)
-    words = [a.split(" ")[-1] + b.split(" ")[0] for a, b in halves if a and not a.endswith(" ")]
-    yield f"cut in two by the end of a chunk: {', '.join(words) or 'nothing'}"
-    rest = [i for tokens in chunks for i in tokens][75:]
-    if rest:
-        yield f"programs without chunks would cut: {tokenizer.decode(rest)}"
 
 
 def ranges(numbers: list[int]) -> str:

@@ -1,8 +1,9 @@
 """From prompts of any length to the context that the UNet attends to: chunks of 75 tokens, weights, equal lengths."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -66,6 +67,19 @@ def wrap(tokens: list[tuple[int, float]], inner: set[int]) -> list[list[tuple[in
         chunks.append(tokens[:end])
         tokens = tokens[end:]
     return [*chunks, tokens]
+
+
+def told_of_cuts(tokenizer: Tokenizer, chunks: list[list[int]]) -> Iterator[str]:
+    """What the ends of chunks cut, and what programs without chunks would, in lines of words.
+
+    `chunks`: tokens as in `Chunks`.
+    """
+    halves = pairwise("".join(tokenizer.pieces(tokens)) for tokens in chunks)
+    words = [a.split(" ")[-1] + b.split(" ")[0] for a, b in halves if a and not a.endswith(" ")]
+    yield f"cut in two by the end of a chunk: {', '.join(words) or 'nothing'}"
+    rest = [i for tokens in chunks for i in tokens][ROOM:]
+    if rest:
+        yield f"programs without chunks would cut: {tokenizer.decode(rest)}"
 
 
 def encode(text: CLIPText, tokenizer: Tokenizer, prompts: Sequence[str], clip_skip: int = 1,

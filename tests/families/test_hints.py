@@ -1,7 +1,9 @@
-"""The sign that a network predicts something else than it is taken for: on closed forms, and on the bundled model."""
+"""The sign that a network predicts something else than it is taken for: on closed forms, and in the pipeline."""
 
 import math
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,11 @@ from torch import Tensor
 
 from ldm import Pipeline
 from ldm.hints import PredictionHint
+from ldm.loading import save_parts
 from ldm.samplers import CFG, Denoiser, Schedule
+from ldm.text import CLIPText
+from ldm.unet import UNet
+from ldm.vae import VAE
 
 SCHEDULE = Schedule()
 FULL = SCHEDULE.grid[-1]                                # 14.6
@@ -52,6 +58,32 @@ def test_little_noise_and_x0_tell_nothing(sigma, told):
     hint = PredictionHint(Denoiser(gaussian(noise(4, 8, 8), 1.0, "v"), SCHEDULE, told), told)
     hint(math.hypot(1, sigma) * noise(1, 4, 8, 8), sigma)           # a warning would be an error
     hint(math.hypot(1, FULL) * noise(1, 4, 8, 8), FULL)             # later than the first call
+
+
+@pytest.fixture
+def sd2(configs, tmp_path) -> Path:
+    """A tiny Stable Diffusion 2 that knows every token; the file does not say what it predicts."""
+    unet, vae, text = (configs["sd2"][part] for part in ("unet", "vae", "text"))
+    path = tmp_path / "sd2.safetensors"
+    save_parts(path, VAE(vae), UNet(unet), CLIPText(replace(text, vocab=49408)), {"size": 64})
+    return path
+
+
+@pytest.mark.parametrize("predicts", ["eps", "v"])
+@pytest.mark.parametrize("told", ["eps", "v"])
+def test_the_pipeline_tells_that_stable_diffusion_2_was_loaded_for_another_prediction(sd2, told, predicts, monkeypatch):
+    """The UNet is one that knows the picture; told what it predicts, the pipeline draws that picture."""
+    pipe = Pipeline.load(sd2, "cpu", "float32", prediction=told)
+    known = noise(4, 8, 8)
+    network = gaussian(known, 0.0, predicts)
+    monkeypatch.setattr(pipe.unet, "forward", lambda z, t, context: torch.cat([network(z, t, None)] * 2))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        *_, last = pipe.steps("a cat")
+    right = told == predicts
+    assert [str(warning.message).split("; ")[1] for warning in said] == (
+        [] if right else [f"try prediction {predicts!r}"])
+    assert last.x0.allclose(known[None], rtol=0, atol=1e-4) == right
 
 
 @pytest.mark.parametrize(("told", "guidance"), [("v", 1.0), ("v", 7.5), ("eps", 1.0), ("eps", 7.5)])

@@ -1,18 +1,26 @@
-"""Files whose names are right and whose shapes or metadata are not."""
+"""Files whose names are right and whose shapes or metadata are not; what tells files apart; what loading costs."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import weakref
 
+import numpy as np
 import pytest
 import torch
+from randomise import randomise
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ldm import CheckpointError, Pipeline
 from ldm.packed import Packed
 from ldm.samplers import Schedule
+from ldm.vae import VAE, VAEConfig
+from ldm.vae.names import rows
+from ldm.weights.fingerprint import fingerprint
+from ldm.weights.saving import to_official
 
 TEXT = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
@@ -48,7 +56,51 @@ def test_shapes_that_fit_no_model_are_refused(tiny_model, tmp_path, tensors, met
         Pipeline.load(path)
 
 
+@pytest.mark.parametrize("part", ["cond_stage_model.", "first_stage_model.", "model.diffusion_model."])
+def test_fingerprint_is_of_what_a_file_holds_and_not_of_its_name(tiny_model, tmp_path, part):
+    with safe_open(tiny_model, "pt") as file:
+        negative = {name: -file.get_tensor(name) for name in file.keys() if name.startswith(part)}
+    own, other = (changed(tiny_model, tmp_path / name, tensors) for name, tensors in (("a", {}), ("b", negative)))
+    assert own.stat().st_size == other.stat().st_size and fingerprint(own) != fingerprint(other)
+    assert re.fullmatch("[0-9a-f]{16}", fingerprint(own))
+    assert fingerprint(own) == fingerprint(shutil.copy(own, tmp_path / "c"))
+
+
+def test_fingerprint_of_a_folder_is_of_its_weights_and_configuration(tmp_path):
+    folder, moved = tmp_path / "model", tmp_path / "moved"
+    for i, name in enumerate(("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")):
+        (folder / name).parent.mkdir(parents=True)
+        save_file({"weight": torch.full((3,), i)}, folder / f"{name}.safetensors")
+    save_file({"weight": torch.full((3,), 9)}, folder / "unet/diffusion_pytorch_model.non_ema.safetensors")
+    (folder / "scheduler").mkdir()
+    config = folder / "scheduler/scheduler_config.json"
+    config.write_text('{"prediction_type": "epsilon"}')
+    first = fingerprint(folder)
+    (folder / "README.md").write_text("no weights")
+    assert fingerprint(shutil.copytree(folder, moved)) == first != fingerprint(folder, ema=False)
+    config.write_text('{"prediction_type": "v_prediction"}')
+    save_file({"weight": torch.full((3,), 9)}, moved / "vae/diffusion_pytorch_model.safetensors")
+    assert len({first, fingerprint(folder), fingerprint(moved)}) == 3
+
+
+def test_prediction_and_vae_are_those_that_the_caller_gives(tiny_model, tmp_path):
+    vae = randomise(VAE(VAEConfig(channels=32, multipliers=(1, 1, 2, 2), res_blocks=1)))
+    path = tmp_path / "sharp.safetensors"
+    save_file(to_official(vae.state_dict(), rows(vae.cfg)), path)
+    [picture] = Pipeline.load(tiny_model, "cpu", "float32", prediction="v", vae=path)("a cat", steps=4)
+    pipe = Pipeline.load(tiny_model, "cpu", "float32")
+    drawn = [np.asarray(pipe("a cat", steps=4)[0], int)]
+    pipe.prediction, pipe.vae = "v", vae.eval()
+    drawn.append(np.asarray(pipe("a cat", steps=4)[0], int))
+    far = [np.abs(np.asarray(picture, int) - other).max() for other in drawn]
+    assert far[0] > 50 and far[1] <= 1                  # the last bits of float32
+    told = json.loads(picture.info["ldm"])
+    assert {"prediction": "v", "vae": path.name, "vae_hash": fingerprint(path)}.items() <= told.items()
+    assert (told["model"], told["model_hash"]) == (tiny_model.name, fingerprint(tiny_model))
+
+
 HEAVY = ["sympy", "open_clip", "transformers", "diffusers", "matplotlib", "scipy", "pandas", "torchvision"]
+PROGRAMS = ["ldm.text.__main__"]                        # which nothing else should need
 START = """
 import sys
 from ldm import Pipeline
@@ -60,7 +112,8 @@ print([name for name in sys.argv[2:] if name in sys.modules])
 
 def test_loading_imports_nothing_heavy(tiny_model):
     """Each of these takes a second or so; PyTorch imports SymPy to draw random numbers on the meta device."""
-    run = subprocess.run([sys.executable, "-c", START, tiny_model, *HEAVY], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", START, tiny_model, *HEAVY, *PROGRAMS], capture_output=True, text=True,
+                         check=True)
     assert run.stdout.strip() == "[]"
 
 

@@ -1,6 +1,7 @@
 """scripts/replay.py: pictures made again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,16 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from randomise import randomise
+from safetensors.torch import save_file
 
 from ldm import Pipeline, __version__
 from ldm.images import digest, read_metadata, read_parameters, save_image, with_metadata
-from ldm.tasks import Colorizer, Enlarger, Varied
+from ldm.tasks import Colorizer, Enlarger, Varied, save_animation
+from ldm.vae import VAE, VAEConfig
+from ldm.vae.names import rows
+from ldm.weights.fingerprint import fingerprint
+from ldm.weights.saving import to_official
 
 FAST = {"steps": 4, "seed": 5}
 
@@ -37,6 +44,16 @@ def drawn(pipe, path, **settings):
     """A picture in a file."""
     [picture] = pipe("a cat", **{**FAST, **settings})
     return save_image(picture, path)
+
+
+def retell(path: Path, told: dict) -> Path:
+    """The picture of a PNG with other JSON."""
+    info = PngInfo()
+    info.add_itxt("ldm", json.dumps(told))
+    with Image.open(path) as image:
+        image.load()
+        image.save(path, pnginfo=info)
+    return path
 
 
 def text_alone(path: Path, text: str) -> Path:
@@ -119,14 +136,80 @@ def test_replay_takes_the_precision_that_it_is_told(tiny_model, replay, tmp_path
 
 def test_replay_says_that_the_model_is_another(pipe, replay, run_script, tmp_path):
     path = drawn(pipe, tmp_path / "cat.png")
+    then = f"tiny.safetensors ({read_metadata(path)['model_hash']})"
     with torch.no_grad():
         pipe.unet.conv_in.weight.mul_(-1)
-    pipe.save(tmp_path / "other.safetensors")
-    code, (change, verdict) = replay(path, ckpt=tmp_path / "other.safetensors")
-    assert (code, change) == (3, "model: then tiny.safetensors, now other.safetensors")
+    other = tmp_path / "tiny.safetensors"               # a name tells nothing
+    pipe.save(other)
+    code, (change, verdict) = replay(path, ckpt=other)
+    assert (code, change) == (3, f"model: then {then}, now tiny.safetensors ({fingerprint(other)})")
     assert verdict.startswith("different: ") and float(verdict.split()[1]) < 30
     done = run_script("replay.py", path)
-    assert done.returncode == 2 and "was drawn with tiny.safetensors, not with the bundled model" in done.stderr
+    assert done.returncode == 2 and f"was drawn with {then}, not with the bundled model; give it with" in done.stderr
+
+
+def test_replay_knows_models_by_what_they_hold(pipe, replay, run_script, tiny_model, tmp_path):
+    renamed = shutil.copy(tiny_model, tmp_path / "model.safetensors")       # the name of the bundled one
+    path = drawn(Pipeline.load(renamed, "cpu", "float32"), tmp_path / "cat.png")
+    assert len(replay(path)[1]) == 1
+    done = run_script("replay.py", path)
+    assert done.returncode == 2 and "not with the bundled model; give it with --ckpt" in done.stderr
+    path = drawn(Pipeline.load(None, "cpu", "float32"), tmp_path / "bundled.png", width=64, height=64)
+    assert replay(path, ckpt=None)[0] == 0
+
+
+def test_replay_of_a_picture_from_before_there_were_hashes_goes_by_names(pipe, replay, tiny_model, tmp_path):
+    path = drawn(pipe, tmp_path / "cat.png")
+    told = read_metadata(path)
+    path = retell(path, {name: told[name] for name in told if name not in ("model_hash", "vae_hash", "kernels")})
+    code, lines = replay(path, "--out", tmp_path / "again.png")
+    assert code == 0 and len(lines) == 2 and read_metadata(tmp_path / "again.png")["kernels"] == "auto"
+    renamed = shutil.copy(tiny_model, tmp_path / "other.safetensors")
+    assert replay(path, ckpt=renamed)[1][0] == (
+        f"model: then tiny.safetensors, now other.safetensors ({fingerprint(tiny_model)})")
+
+
+def test_replay_takes_the_kernels_that_it_is_told(tiny_model, replay, tmp_path):
+    path = drawn(Pipeline.load(tiny_model, "cpu", "float32", kernels="plain"), tmp_path / "cat.png")
+    assert replay(path, "--out", tmp_path / "again.png")[0] == 0
+    assert read_metadata(tmp_path / "again.png")["kernels"] == "plain"
+
+
+def test_replay_asks_for_the_vae(pipe, tiny_model, replay, run_script, tmp_path, monkeypatch):
+    vae = randomise(VAE(VAEConfig(channels=32, multipliers=(1, 1, 2, 2), res_blocks=1)))
+    sharp = tmp_path / "sharp.safetensors"
+    save_file(to_official(vae.state_dict(), rows(vae.cfg)), sharp)
+    path = drawn(Pipeline.load(tiny_model, "cpu", "float32", vae=sharp), tmp_path / "cat.png")
+    assert replay(path, "--vae", sharp) == (0, [f"bit-exact: SHA-256 {read_metadata(path)['sha256']}"])
+    now = f"tiny.safetensors ({fingerprint(tiny_model)})"
+    assert replay(path, "--vae", tiny_model)[1][0] == f"vae: then sharp.safetensors ({fingerprint(sharp)}), now {now}"
+    own = drawn(pipe, tmp_path / "own.png")
+    assert replay(own, "--vae", tiny_model)[1][0] == f"vae: then none, now {now}"
+    text = text_alone(own, read_parameters(own) + ", VAE hash: 735e4c3a44, VAE: vae-ft-mse.safetensors")
+    monkeypatch.setattr(Pipeline, "load", None)
+    for picture, name in ((path, "sharp.safetensors"), (text, "vae-ft-mse.safetensors")):
+        done = run_script("replay.py", picture, "--ckpt", tiny_model)
+        assert (done.returncode, done.stderr) == (2, f"replay: {picture} was decoded with {name}; give it with --vae\n")
+
+
+def test_replay_takes_the_cells_of_a_grid_and_not_the_sheet(replay, run_script, tiny_model, tmp_path):
+    sheet, cells = tmp_path / "grid.png", tmp_path / "cells"
+    done = run_script("grid.py", "a cat", "--x", "seed=1,2", "--steps", 4, "--ckpt", tiny_model, "--out", sheet,
+                      "--cells", cells)
+    assert done.returncode == 0 and [replay(cell)[0] for cell in cells.iterdir()] == [0, 0]
+    done = run_script("replay.py", sheet, "--ckpt", tiny_model)
+    assert (done.returncode, done.stderr) == (2, f"replay: {sheet} is a sheet of many pictures; give one of its "
+                                                 "cells\n")
+
+
+@pytest.mark.parametrize("name", ["path.webp", "path.gif", "still.webp"])
+def test_replay_refuses_animations(run_script, tmp_path, name):
+    colors = ["red", "red" if name == "still.webp" else "blue"]             # of equal frames the file has one
+    save_animation([Image.new("RGB", (8, 8), color) for color in colors], tmp_path / name, 8,
+                   {"task": "interpolate", "prompt": "a cat", "sampler": "ddim", **FAST})
+    done = run_script("replay.py", tmp_path / name)
+    assert (done.returncode, done.stderr) == (2, f"replay: {tmp_path / name} is an animation, not one picture; those "
+                                                 "are made by scripts/interpolate.py\n")
 
 
 def test_replay_says_that_the_size_is_another(pipe, replay, tmp_path):
@@ -142,10 +225,8 @@ def test_replay_says_what_it_does_not_know_and_that_the_file_was_changed(pipe, r
     told = {**read_metadata(path), "version": "9.9", "holograms": 3, "sounds": []}
     with Image.open(path) as image:
         image.putpixel((0, 0), (1, 2, 3))
-        info = PngInfo()
-        info.add_itxt("ldm", json.dumps(told))
-        image.save(path, pnginfo=info)
-    code, lines = replay(path)
+        image.save(path)
+    code, lines = replay(retell(path, told))
     assert code == 0 and lines == [
         f"version: then 9.9, now {__version__}", "holograms: then 3, not made again",
         "the file's own pixels were changed after it was drawn", f"bit-exact: SHA-256 {told['sha256']}"]

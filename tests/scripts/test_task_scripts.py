@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from ldm import Pipeline
-from ldm.images import read_metadata
+from ldm.images import digest, read_metadata
 
 
 @pytest.fixture
@@ -115,6 +117,23 @@ def test_grid_saves_the_others_where_a_cell_fails(run_script, tiny_model, tmp_pa
     assert size(tmp_path / "grid.png")[0] > 2 * 64 and len(list((tmp_path / "cells").iterdir())) == 1
 
 
+@pytest.mark.parametrize(("x", "drawn"), [
+    ("prompt=a fox,a my-hat", {"prompt": "a my-hat"}),
+    ("negative_prompt=,my-hat", {"prompt": "a fox", "negative_prompt": "my-hat"}),
+])
+def test_grid_takes_embeddings_that_its_axes_name(run_script, tiny_model, tmp_path, x, drawn):
+    (tmp_path / "embeddings").mkdir()
+    hat = tmp_path / "embeddings" / "my-hat.safetensors"
+    save_file({"emb_params": torch.randn(2, 64, generator=torch.Generator().manual_seed(0))}, hat)
+    done = run_script("grid.py", "a fox", "--x", x, "--models-dir", tmp_path, "--ckpt", tiny_model, "--steps", 4,
+                      "--dtype", "float32", "--out", tmp_path / "grid.png", "--cells", tmp_path / "cells")
+    assert done.returncode == 0, done.stderr
+    [told] = [told for told in map(read_metadata, (tmp_path / "cells").iterdir()) if drawn.items() <= told.items()]
+    pipe = Pipeline.load(tiny_model, "cpu", "float32")
+    pipe.load_embedding(hat)
+    assert told["embeddings"] == ["my-hat"] and told["sha256"] == digest(pipe(**drawn, steps=4)[0])
+
+
 def test_task_scripts_plan_without_drawing(run_script, tiny_model, tmp_path, photo):
     common = ["--plan", "--ckpt", tiny_model, "--steps", 4]
     for script, *arguments in (("upscale.py", "a fox"), ("upscale.py", "a fox", "--image", photo, "--tile", 64),
@@ -143,6 +162,9 @@ def test_task_scripts_plan_without_drawing(run_script, tiny_model, tmp_path, pho
     ("grid.py", ["a fox", "--x", "steps=1,0"], "steps 0 is outside 1..999; try 1"),
     ("grid.py", ["a fox", "--x", "strength=0.5,1"], "there is none; give --image"),
     ("grid.py", ["a fox", "--x", "seed=1", "--cells", "photo.png/cells"], "is no folder that can be written to"),
+    ("grid.py", ["a fox", "--x", "prompt=a fox,a <lora:red:1> fox"],
+     "'a <lora:red:1> fox' on an axis has a LoRA, but LoRAs are put on once, for all cells; give it with --lora"),
+    ("grid.py", ["a fox", "--x", "seed=1", "--y", "negative_prompt=<lora:red>"], "'<lora:red>' on an axis has a LoRA"),
 ])
 def test_task_scripts_say_mistakes_before_the_model_is_loaded(run_script, monkeypatch, tmp_path, photo, script,
                                                               arguments, message):

@@ -59,6 +59,12 @@ def test_slerp_refuses_opposites():
         slerp(torch.ones(2, 3), -torch.ones(2, 3), 0.5)
 
 
+@pytest.mark.parametrize("noise", ["cpu", "nv"])
+def test_varied_turns_to_the_other_seed_of_the_same_source(pipe, noise):
+    other = last_latents(pipe, "a cat", seed=9, noise=noise, **FAST)
+    assert torch.equal(last_latents(Varied(pipe, 9, 1.0), "a cat", seed=5, noise=noise, **FAST), other)
+
+
 @pytest.mark.parametrize("settings", [{}, {"eta": 1.0}, {"sampler": "euler_a"}])
 def test_varied_at_its_ends_draws_the_pictures_of_the_seeds(pipe, settings):
     """Noise that is added on the way is that of the first seed; without any, strength 1 is the other seed's picture."""

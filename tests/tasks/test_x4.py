@@ -1,4 +1,4 @@
-"""The x4 upscaler: against diffusers' schedulers, and what it promises of sizes, seeds and tiles."""
+"""The x4 upscaler: against diffusers' schedulers, and what it promises of sizes, seeds, tiles and replay."""
 
 import json
 
@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 import torch
 from relative_error import relative_error
+from scripts.conftest import run_script
 from torch import Tensor
 from torch.testing import assert_close
 
 from ldm import Pipeline
-from ldm.images import digest, on_white, to_tensor
+from ldm.images import digest, on_white, read_metadata, to_tensor
+from ldm.plugins import Control, ControlNet
 from ldm.samplers import Schedule
 from ldm.tasks import X4Upscaler, is_x4, tiled
 from ldm.text import CLIPText, CLIPTextConfig
 from ldm.unet import UNet, UNetConfig
 from ldm.vae import VAE, VAEConfig
+
+__all__ = ["run_script"]
 
 FAST = {"steps": 4}
 
@@ -88,6 +92,25 @@ def test_x4_upscaler_works_in_tiles(x4, photo):
     pipe = X4Upscaler(tiled(x4, 32), photo(8, 8))       # one tile
     assert_close(last_latents(pipe, "a cat", **FAST), last_latents(X4Upscaler(x4, photo(8, 8)), "a cat", **FAST),
                  rtol=0, atol=1e-4)
+
+
+def test_tiles_say_that_a_controlnet_does_not_go_with_them(pipe, photo):
+    pipe.controls.append(Control(ControlNet(pipe.unet.cfg), photo()))
+    with pytest.raises(ValueError, match="nor with a ControlNet, .*; set cache to 1 and remove the ControlNets, or"):
+        tiled(pipe, 32)("a cat", **FAST)
+
+
+@pytest.mark.parametrize("tiles", [[], ["--tile", 32]])
+def test_x4_upscaler_is_replayed(x4, photo, run_script, tmp_path, tiles):
+    image, model, big = (tmp_path / name for name in ("photo.png", "x4.safetensors", "big.png"))
+    photo(19, 13).save(image)
+    x4.save(model)
+    done = run_script("upscale.py", "a cat", "--image", image, "--noise-level", 30, *tiles, "--steps", 4, "--seed", 5,
+                      "--ckpt", model, "--out", big)
+    assert (done.returncode, done.stdout) == (0, f"{big}\n"), done.stderr
+    again = run_script("replay.py", big, "--image", image, "--ckpt", model)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout == f"bit-exact: SHA-256 {read_metadata(big)['sha256']}\n"
 
 
 def test_x4_upscaler_takes_a_cache(x4, photo):
