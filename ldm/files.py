@@ -1,17 +1,46 @@
 """Writing files so that nobody ever sees half of one."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+PROBE = 2**20                                           # bytes
+
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
-    """Call `write` on a temporary file beside `path`, then rename it, so that `path` is never half-written."""
+    """Call `write` on a temporary file beside `path`, then rename it, so that `path` is never half-written.
+
+    Raises OSError where the file cannot be written, because the disk is full for one, and what else `write` raises.
+    """
     path = Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         write(partial)
         os.replace(partial, path)
+    except Exception as error:
+        number = refusal(error, partial)
+        if number is None:
+            raise
+        raise OSError(f"{path} cannot be written ({os.strerror(number)}); make room, or give another place") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def refusal(error: Exception, partial: Path) -> int | None:
+    """The number of the system's error that stopped a writer; None where it was no error of the system.
+
+    safetensors says the number in words.  PyTorch does not, but leaves what it wrote: that is asked to grow.
+    """
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    if told:
+        return int(told[1])
+    try:
+        with partial.open("ab") as file:
+            file.write(bytes(PROBE))
+    except OSError as refused:
+        return refused.errno
+    return None

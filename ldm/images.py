@@ -1,6 +1,7 @@
 """Pictures: Pillow images <-> tensors [B 3 H W] in [-1, 1], and files with metadata."""
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -115,7 +116,9 @@ def save_image(image: Image.Image, target: str | Path, quality: int = 95) -> Pat
         raise ValueError(f"quality {quality} is outside 1..100; try 95")
     path = reserve(Path(target))
     try:
-        write_atomically(path, lambda p: image.save(p, **encoding(image, FORMATS[path.suffix.lower()], quality)))
+        encoded = io.BytesIO()                          # Pillow overlooks it where a disk takes but a part of a JPEG
+        image.save(encoded, **encoding(image, FORMATS[path.suffix.lower()], quality))
+        write_atomically(path, lambda p: p.write_bytes(encoded.getvalue()))
     except BaseException:
         path.unlink()                                   # the empty file that held the name
         raise

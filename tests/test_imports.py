@@ -37,6 +37,7 @@ ALLOWED = {
     "hints": {"torch"},
     "finite": {"torch"},
     "latents": {"torch", "PIL", "ldm.finite", "ldm.images", "ldm.prepare", "ldm.vae"},
+    "preview": {"torch", "PIL", "ldm.images", "ldm.latents", "ldm.vae"},
     "masks": {"torch", "numpy", "PIL", "ldm.images", "ldm.settings"},
     "plan": {"torch", "ldm.masks", "ldm.samplers", "ldm.settings", "ldm.text"},
     "guidance": {"torch", "ldm.approximate", "ldm.plan", "ldm.samplers", "ldm.text"},

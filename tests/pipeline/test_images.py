@@ -89,7 +89,7 @@ def test_save_image_overwrites_nothing(tmp_path):
 
 def test_save_image_leaves_nothing_behind_when_it_fails(tmp_path, monkeypatch):
     def fail(self, path, **_):
-        path.write_bytes(b"half")
+        path.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", fail)
