@@ -26,13 +26,13 @@ class LinearPreview:
     """Latents to small pictures by a linear map from their channels to red, green and blue: one pixel for each latent.
 
     The map is fitted, by least squares, to what the VAE itself makes of a patchwork of pure colors, averaged over the
-    pixels of each latent.  weight [3 4] and bias [3] are for latents as the UNet sees them.
+    pixels of each latent.  weight [3 C] and bias [3] are for latents as the UNet sees them.
     """
 
     def __init__(self, vae: VAE):
         z = to_latents(vae, patchwork())
         rgb = F.avg_pool2d(to_pixels(vae, z), vae.cfg.factor)
-        z, rgb = (x.movedim(1, -1).flatten(0, 2).double().cpu() for x in (z, rgb))
+        z, rgb = (x.movedim(1, -1).flatten(0, 2).cpu().double() for x in (z, rgb))
         solution = torch.linalg.lstsq(F.pad(z, (0, 1), value=1.0), rgb).solution
         self.weight, self.bias = solution[:-1].T.float(), solution[-1].float()
 

@@ -11,11 +11,12 @@ PIECES, PIECE = 64, 2**14                               # of each file, and byte
 
 
 def fingerprint(path: str | Path, ema: bool = True) -> str:
-    """16 hexadecimal digits that tell a model file, or diffusers folder, from all others.
+    """16 hexadecimal digits that tell a model file, or diffusers folder, from others.
 
     SHA-256 of each file's size and 64 pieces of 16 KB spread evenly over it, the first and the last bytes included,
-    and of what a folder's configuration says: milliseconds, where all of a file would take longer than loading it.  So
-    it sees any fine-tuning or merging, but may miss a change of a few numbers.  `ema` as in `open_checkpoint`.
+    and of what a folder's configuration says: milliseconds, where all of a file would take longer than loading it. So
+    it sees what changes weights all over a file, as training does, but may miss a change of a few layers. `ema` as in
+    `open_checkpoint`.
     Raises CheckpointError for a folder that is no model, OSError for a file that cannot be read.
     """
     files, configuration = [Path(path)], dict[str, Any]()
