@@ -29,6 +29,7 @@ class Packed(nn.Module):
     """What packed layers share.  `reorder` and `plain` are the layer's own."""
 
     packed: Tensor                                      # in oneDNN's layout, or dense where it has none
+    others: tuple[str, ...] = ()                        # further packed tensors that `reorder` leaves, by name
 
     def __init__(self, layer: nn.Conv2d | nn.Linear):
         super().__init__()
@@ -37,7 +38,7 @@ class Packed(nn.Module):
         self.train(False)
 
     def reorder(self, weight: Tensor) -> Tensor:
-        """The packed form of a dense weight."""
+        """The packed form of a dense weight; what else a layer packs becomes an attribute, one of `others`."""
         raise NotImplementedError
 
     def plain(self, x: Tensor) -> Tensor:
@@ -51,11 +52,17 @@ class Packed(nn.Module):
     def pack(self, weight: Tensor) -> None:
         """Take a dense weight."""
         weight = weight.detach()
+        for name in self.others:
+            self.__dict__.pop(name, None)               # where nothing is packed they must not stay
         self.packed = self.reorder(weight) if packable(weight) else weight
 
     def by_hand(self, x: Tensor) -> bool:
         """Whether the plain path must be taken: for a gradient, or where nothing is packed."""
         return not self.packed.is_mkldnn or x.requires_grad and torch.is_grad_enabled()
+
+    def fusible(self, x: Tensor) -> bool:
+        """Whether this layer may run as one with its neighbours: packed, and no hook is to see what goes in or out."""
+        return not (self.by_hand(x) or self._forward_hooks or self._forward_pre_hooks)
 
     @property
     def weight(self) -> Tensor:
@@ -100,7 +107,8 @@ class Packed(nn.Module):
         super()._load_from_state_dict(rest, prefix, metadata, strict, missing, unexpected, errors)
 
     def __getstate__(self):                             # copying and pickling know no packed tensors
-        return {**{name: value for name, value in self.__dict__.items() if name != "packed"}, "dense": self.weight}
+        packed = {"packed", *self.others}
+        return {**{name: value for name, value in self.__dict__.items() if name not in packed}, "dense": self.weight}
 
     def __setstate__(self, state):
         dense = state.pop("dense")
@@ -132,6 +140,7 @@ class PackedGate(PackedLinear):
 
     bias: nn.Parameter
     gates: Tensor                                       # the second half, packed; `packed` is the first
+    others = ("gates",)
 
     def reorder(self, weight: Tensor) -> Tensor:
         values, gates = weight.chunk(2)
@@ -153,9 +162,6 @@ class PackedGate(PackedLinear):
         gates = torch.ops.mkldnn._linear_pointwise(x, self.gates, gate_bias, "gelu", [], "none")
         return torch.ops.mkldnn._linear_pointwise(x, gates, self.packed, value_bias, "mul")
 
-    def __getstate__(self):
-        return {name: value for name, value in super().__getstate__().items() if name != "gates"}
-
 
 class PackedGEGLU(nn.Module):
     """The gated feed-forward of the UNet.  x [B L C] -> [B L C]."""
@@ -165,7 +171,7 @@ class PackedGEGLU(nn.Module):
         self.proj, self.out = PackedGate(proj), PackedLinear(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.proj.by_hand(x) and not self.proj._forward_hooks:
+        if self.proj.fusible(x):
             return self.out(self.proj.gated(x))
         value, gate = self.proj(x).chunk(2, dim=-1)
         return self.out(value * F.gelu(gate))
@@ -208,6 +214,7 @@ class DoublingConv2d(PackedConv2d):
     """A 3x3 convolution that can also run on the nearest-neighbour double of its input, without making it."""
 
     doubling: Tensor                                    # the 4x4 form, packed
+    others = ("doubling",)
 
     def reorder(self, weight: Tensor) -> Tensor:
         self.doubling = torch.ops.mkldnn._reorder_convolution_transpose_weight(
@@ -218,9 +225,6 @@ class DoublingConv2d(PackedConv2d):
         """x [B Cin H W] -> [B Cout 2H 2W]."""
         return torch.ops.mkldnn._convolution_transpose_pointwise(x, self.doubling, self.bias, [1, 1], [0, 0], [2, 2],
                                                                  ONE, 1, SAME, [], "")
-
-    def __getstate__(self):
-        return {name: value for name, value in super().__getstate__().items() if name != "doubling"}
 
 
 class PackedUpsample(nn.Module):
@@ -233,6 +237,6 @@ class PackedUpsample(nn.Module):
     def forward(self, x: Tensor, size=None) -> Tensor:
         doubled = [2 * side for side in x.shape[2:]]
         size = doubled if size is None else list(size)
-        if size == doubled and not self.conv.by_hand(x) and not self.conv._forward_hooks:
+        if size == doubled and self.conv.fusible(x):
             return self.conv.enlarge(x)
         return self.conv(F.interpolate(x, size=size, mode="nearest"))

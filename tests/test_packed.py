@@ -160,6 +160,29 @@ def test_packed_geglu_heeds_what_is_added_beside_its_layer():
     assert not torch.allclose(packed(x), before)
 
 
+@pytest.mark.parametrize("stand_in", ["geglu", "upsample"])
+@torch.no_grad()
+def test_packed_pairs_heed_what_changes_the_input_of_their_layer(stand_in):
+    torch.manual_seed(0)
+    if stand_in == "geglu":
+        pair, x = PackedGEGLU(nn.Linear(24, 96), nn.Linear(48, 24)), torch.randn(2, 7, 24)
+        layer = pair.proj
+    else:
+        pair, x = PackedUpsample(nn.Conv2d(16, 24, 3, padding=1)), torch.randn(2, 16, 9, 12)
+        layer = pair.conv
+    expected = pair(torch.zeros_like(x))
+    layer.register_forward_pre_hook(lambda layer, inputs: (torch.zeros_like(inputs[0]),))
+    assert_close(pair(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gate", "doubling"])
+def test_packed_layer_keeps_nothing_packed_where_its_dtype_is_not(kind):
+    _, packed, _ = layer_and_packed(kind)
+    assert all(hasattr(packed, name) for name in packed.others)
+    packed.double()
+    assert not any(hasattr(packed, name) for name in packed.others)
+
+
 def test_packed_geglu_keeps_its_names():
     plain = GEGLU(24)
     packed = packed_form(plain)
