@@ -29,15 +29,17 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
 
 
 def refusal(error: Exception, partial: Path) -> int | None:
-    """The number of the system's error that stopped a writer; None where it was no error of the system.
+    """The number of the system's error that stopped a writer; None where it was another error.
 
     safetensors says the number in words.  PyTorch does not, but leaves what it wrote: that is asked to grow.
     """
-    if isinstance(error, OSError):
-        return error.errno
+    if isinstance(error, OSError):                      # one of another file, which the writer reads, is not the disk's
+        return error.errno if error.filename is None or Path(error.filename) == partial else None
     told = re.search(r"\(os error (\d+)\)", str(error))
     if told:
         return int(told[1])
+    if not isinstance(error, RuntimeError):
+        return None
     try:
         with partial.open("ab") as file:
             file.write(bytes(PROBE))

@@ -137,6 +137,17 @@ def test_errors_that_are_not_the_disks_stay_what_they_are(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("error", [KeyError("x"), FileNotFoundError(2, "No such file or directory", "input.png")])
+@pytest.mark.parametrize("folder", ["", "gone"])
+def test_errors_of_the_writer_are_not_taken_for_the_disks(tmp_path, error, folder):
+    def fail(path: Path) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        write_atomically(tmp_path / folder / "file", fail)
+    assert raised.value is error
+
+
 def test_errors_of_rust_are_told_by_their_number(tmp_path):
     """safetensors removes what it wrote, so that there is room again."""
     def fail(path: Path) -> None:
