@@ -55,8 +55,8 @@ class Pipeline(Plugins):
     """
 
     def __init__(self, vae: VAE, unet: UNet, text: CLIPText, prediction: Prediction = "eps", size: int = 512,
-                 guidance: float = 7.5, vocabulary: Tensor | None = None, schedule: Schedule = Schedule(),  # noqa: B008
-                 origin: Origin = Origin()):            # noqa: B008  (frozen, so safe as defaults)
+                 guidance: float = 7.5, vocabulary: Tensor | None = None, schedule: Schedule = Schedule(),
+                 origin: Origin = Origin()):
         super().__init__()
         self.vae, self.unet, self.text = vae, unet, text
         self.tokenizer, self.schedule = Tokenizer(text.cfg.pad), schedule

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from randomise import randomise
+from safetensors.torch import save_file
 from shapes import write_shapes
 
 from ldm import Pipeline
@@ -11,6 +13,8 @@ from ldm.loading import save_parts
 from ldm.text import CLIPText, CLIPTextConfig
 from ldm.unet import UNet, UNetConfig
 from ldm.vae import VAE, VAEConfig
+from ldm.vae.names import rows
+from ldm.weights.saving import to_official
 
 pytest_plugins = ["parity", "pytester"]         # the fixture `parity`, and --parity, which writes docs/parity.md
 
@@ -25,6 +29,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vae = VAE(VAEConfig(channels=32, multipliers=(1, 1, 2, 2), res_blocks=1, groups=8))
     text = CLIPText(CLIPTextConfig(width=64, layers=1))
     save_parts(path, vae, unet, text, {"prediction": "eps", "size": 64, "guidance": 3.0})
+    return path
+
+
+@pytest.fixture(scope="session")
+def other_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A .safetensors file: another VAE that fits the tiny model, with strong contrasts."""
+    vae = randomise(VAE(VAEConfig(channels=32, multipliers=(1, 1, 2, 2), res_blocks=1)))
+    path = tmp_path_factory.mktemp("vae") / "sharp.safetensors"
+    save_file(to_official(vae.state_dict(), rows(vae.cfg)), path)
     return path
 
 

@@ -10,17 +10,14 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from randomise import randomise
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ldm import CheckpointError, Pipeline
+from ldm.loading import load_vae
 from ldm.packed import Packed
 from ldm.samplers import Schedule
-from ldm.vae import VAE, VAEConfig
-from ldm.vae.names import rows
 from ldm.weights.fingerprint import fingerprint
-from ldm.weights.saving import to_official
 
 TEXT = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
@@ -83,19 +80,16 @@ def test_fingerprint_of_a_folder_is_of_its_weights_and_configuration(tmp_path):
     assert len({first, fingerprint(folder), fingerprint(moved)}) == 3
 
 
-def test_prediction_and_vae_are_those_that_the_caller_gives(tiny_model, tmp_path):
-    vae = randomise(VAE(VAEConfig(channels=32, multipliers=(1, 1, 2, 2), res_blocks=1)))
-    path = tmp_path / "sharp.safetensors"
-    save_file(to_official(vae.state_dict(), rows(vae.cfg)), path)
-    [picture] = Pipeline.load(tiny_model, "cpu", "float32", prediction="v", vae=path)("a cat", steps=4)
+def test_prediction_and_vae_are_those_that_the_caller_gives(tiny_model, other_vae):
+    [picture] = Pipeline.load(tiny_model, "cpu", "float32", prediction="v", vae=other_vae)("a cat", steps=4)
     pipe = Pipeline.load(tiny_model, "cpu", "float32")
     drawn = [np.asarray(pipe("a cat", steps=4)[0], int)]
-    pipe.prediction, pipe.vae = "v", vae.eval()
+    pipe.prediction, pipe.vae = "v", load_vae(other_vae)
     drawn.append(np.asarray(pipe("a cat", steps=4)[0], int))
     far = [np.abs(np.asarray(picture, int) - other).max() for other in drawn]
     assert far[0] > 50 and far[1] <= 1                  # the last bits of float32
     told = json.loads(picture.info["ldm"])
-    assert {"prediction": "v", "vae": path.name, "vae_hash": fingerprint(path)}.items() <= told.items()
+    assert {"prediction": "v", "vae": other_vae.name, "vae_hash": fingerprint(other_vae)}.items() <= told.items()
     assert (told["model"], told["model_hash"]) == (tiny_model.name, fingerprint(tiny_model))
 
 

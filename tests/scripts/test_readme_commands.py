@@ -1,7 +1,7 @@
-"""The commands of README.md, each run as it stands, in a folder where the files lie that it names.
+"""The commands of README.md, in a folder where the files lie that they name, with 2 steps where they say none.
 
-Where the README has an official model there is a tiny random one, and the plug-in files fit that.  Training is left to
-test_training.py.
+Where the README has an official model there is a tiny random one of Stable Diffusion 1, and the plug-in files fit that.
+Training is left to test_training.py; nothing runs the commands that score the bundled model or make it again.
 """
 
 import os

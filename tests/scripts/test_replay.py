@@ -9,16 +9,11 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from randomise import randomise
-from safetensors.torch import save_file
 
 from ldm import Pipeline, __version__
 from ldm.images import digest, read_metadata, read_parameters, save_image, with_metadata
 from ldm.tasks import Colorizer, Enlarger, Varied, save_animation
-from ldm.vae import VAE, VAEConfig
-from ldm.vae.names import rows
 from ldm.weights.fingerprint import fingerprint
-from ldm.weights.saving import to_official
 
 FAST = {"steps": 4, "seed": 5}
 
@@ -175,14 +170,12 @@ def test_replay_takes_the_kernels_that_it_is_told(tiny_model, replay, tmp_path):
     assert read_metadata(tmp_path / "again.png")["kernels"] == "plain"
 
 
-def test_replay_asks_for_the_vae(pipe, tiny_model, replay, run_script, tmp_path, monkeypatch):
-    vae = randomise(VAE(VAEConfig(channels=32, multipliers=(1, 1, 2, 2), res_blocks=1)))
-    sharp = tmp_path / "sharp.safetensors"
-    save_file(to_official(vae.state_dict(), rows(vae.cfg)), sharp)
-    path = drawn(Pipeline.load(tiny_model, "cpu", "float32", vae=sharp), tmp_path / "cat.png")
-    assert replay(path, "--vae", sharp) == (0, [f"bit-exact: SHA-256 {read_metadata(path)['sha256']}"])
+def test_replay_asks_for_the_vae(pipe, tiny_model, other_vae, replay, run_script, tmp_path, monkeypatch):
+    path = drawn(Pipeline.load(tiny_model, "cpu", "float32", vae=other_vae), tmp_path / "cat.png")
+    assert replay(path, "--vae", other_vae) == (0, [f"bit-exact: SHA-256 {read_metadata(path)['sha256']}"])
     now = f"tiny.safetensors ({fingerprint(tiny_model)})"
-    assert replay(path, "--vae", tiny_model)[1][0] == f"vae: then sharp.safetensors ({fingerprint(sharp)}), now {now}"
+    then = f"sharp.safetensors ({fingerprint(other_vae)})"
+    assert replay(path, "--vae", tiny_model)[1][0] == f"vae: then {then}, now {now}"
     own = drawn(pipe, tmp_path / "own.png")
     assert replay(own, "--vae", tiny_model)[1][0] == f"vae: then none, now {now}"
     text = text_alone(own, read_parameters(own) + ", VAE hash: 735e4c3a44, VAE: vae-ft-mse.safetensors")
