@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -211,8 +211,11 @@ class Pipeline(Plugins):
         The mask has the picture's size; what it keeps stays bit for bit.  `settings` are the fields of `Settings`;
         seeds run on over the pictures.  `info["ldm"]` of a picture holds what remakes it.  Raises as `steps`.
         """
-        plan = self.plan(prompt, image, mask, **settings)
-        return self.finish(plan, deque(self.sample(plan), maxlen=1).pop())
+        return self.draw(self.plan(prompt, image, mask, **settings))
+
+    def draw(self, plan: Plan, progress: Callable[[Iterator[Step]], Iterable[Step]] = iter) -> list[Image.Image]:
+        """The pictures of a plan.  `progress` may wrap the steps, as tqdm does.  Raises NonFiniteError."""
+        return self.finish(plan, deque(progress(self.sample(plan)), maxlen=1).pop())
 
     def finish(self, plan: Plan, step: Step) -> list[Image.Image]:
         """Decode the last step to pictures of the planned size, put them in their place, and attach their metadata."""
@@ -223,8 +226,8 @@ class Pipeline(Plugins):
 
     def metadata(self, plan: Plan, i: int) -> dict[str, Any]:
         """All that remakes picture i of a batch alone."""
-        return {**plan.metadata(i), **self.plugin_metadata(), **asdict(self.origin), "prediction": self.prediction,
-                "dtype": str(self.dtype).removeprefix("torch."), "version": __version__}
+        return {**plan.metadata(i), **self.plugin_metadata(plan, i), **asdict(self.origin),
+                "prediction": self.prediction, "dtype": str(self.dtype).removeprefix("torch."), "version": __version__}
 
     @property
     def networks(self) -> dict[str, nn.Module]:

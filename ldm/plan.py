@@ -61,13 +61,16 @@ class Plan:
         """How often the network is called, each time for all pictures, with the prompts and without at once."""
         return len(self.timesteps)
 
+    def texts(self, *prompts: str) -> list[str]:
+        """Each text that some prompts are on the way, as [from:to:when] and [a|b] decide it."""
+        s = self.settings
+        return [*dict.fromkeys(text for prompt in prompts for text in at_steps(prompt, s.steps, s.prompt_syntax))]
+
     @cached_property
     def chunks(self) -> dict[str, list[list[int]]]:
         """Token ids, in chunks of up to 75, of each text that the prompts and the negative prompt are on the way."""
-        s = self.settings
-        texts = [text for prompt in (*self.prompts, s.negative_prompt)
-                 for text in at_steps(prompt, s.steps, s.prompt_syntax)]
-        return {text: chunk(self.tokenizer, text, s.prompt_syntax).tokens for text in dict.fromkeys(texts)}
+        syntax, texts = self.settings.prompt_syntax, self.texts(*self.prompts, self.settings.negative_prompt)
+        return {text: chunk(self.tokenizer, text, syntax).tokens for text in texts}
 
     @property
     def cuts(self) -> dict[str, list[str]]:

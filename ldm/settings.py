@@ -55,17 +55,13 @@ class Settings:
         within("eta", self.eta, 0, 1)
         within("cache", self.cache, 1, 999)
         within("clip_skip", self.clip_skip, 1, 999)
-        if self.prompt_syntax not in get_args(Syntax):
-            raise ValueError(f"prompt_syntax {self.prompt_syntax!r} is unknown; "
-                             f"try one of {', '.join(get_args(Syntax))}")
         within("seed", self.seed, 0, 2**63 - 1 - self.count)
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler {self.sampler!r} is unknown; try one of {', '.join(SAMPLERS)}")
-        if self.spacing is not None and self.spacing not in get_args(Spacing):
-            raise ValueError(f"spacing {self.spacing!r} is unknown; try one of {', '.join(get_args(Spacing))}")
+        for name, known in (("sampler", SAMPLERS), ("spacing", (None, *get_args(Spacing))),
+                            ("noise", (None, *get_args(Source))), ("prompt_syntax", get_args(Syntax))):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is unknown; try one of {', '.join(filter(None, known))}")
         check_preset(self.preset, self.sampler)
-        if self.noise is not None and self.noise not in get_args(Source):
-            raise ValueError(f"noise {self.noise!r} is unknown; try one of {', '.join(get_args(Source))}")
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"eta {self.eta} is for sampler ddim alone, not {self.sampler!r}; leave it at 0")
         if not 0 < self.strength <= 1:

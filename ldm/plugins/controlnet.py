@@ -140,7 +140,8 @@ class Control:
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
-    name: str = ""                                      # of the file, for the metadata of pictures
+    name: str = ""                                      # of the file, and its `fingerprint`, for the metadata of
+    digest: str = ""                                    # pictures
 
     def __post_init__(self) -> None:
         check_control(self.strength, self.start, self.end)

@@ -1,11 +1,12 @@
 """Textual inversions: files whose vectors a word of the prompt stands for.  Gal et al. 2022."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
 
 from ldm.plugins.reading import family, kind_of, not_a, read_entries, read_tensor
-from ldm.text import Tokenizer
+from ldm.text import Syntax, Tokenizer, parse
 from ldm.text.chunks import ROOM
 from ldm.text.inversion import InversionTokenizer
 from ldm.weights import CheckpointError
@@ -66,6 +67,15 @@ def without_embedding(tokenizer: Tokenizer, word: str | None = None) -> Tokenize
     if word is not None and rest.pop(word, None) is None:
         raise ValueError(f"the word {word!r} stands for no textual inversion; those are {', '.join(rest) or 'none'}")
     return InversionTokenizer(tokenizer, rest) if word is not None and rest else Tokenizer(tokenizer.pad)
+
+
+def words_in(tokenizer: Tokenizer, texts: Iterable[str], syntax: Syntax) -> dict[str, Tensor]:
+    """Those words of `words_of` that some texts have."""
+    if not isinstance(tokenizer, InversionTokenizer):
+        return {}
+    parts = (part for text in texts for section in parse(text, syntax) for part, _ in section)
+    found = {word for part in parts for word in tokenizer.embeddings_in(part)}
+    return {word: vectors for word, vectors in tokenizer.embeddings.items() if word in found}
 
 
 def words_of(tokenizer: Tokenizer) -> dict[str, Tensor]:

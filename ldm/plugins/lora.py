@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ldm.unet import UNet
 from ldm.weights import CheckpointError
 from ldm.weights.checkpoint import listing
 from ldm.weights.entries import Entry, Reader
+from ldm.weights.fingerprint import digest
 
 # Names that tell for which other family a LoRA was made
 OTHERS = [("Stable Diffusion XL", r"lora_te2_|text_encoder_2|add_embedding|label_emb"),
@@ -31,6 +32,7 @@ class LoRA:
     """A file that changes weights: which of its tensors fit the model, and what they change."""
 
     name: str
+    digest: str                                         # tells the file from others of its name
     weight: float                                       # 1 is as it was trained, 0 nothing, negative the opposite
     merged: bool                                        # else kept beside
     matched: list[str]                                  # names of tensors in the file
@@ -114,7 +116,8 @@ def read_lora(unet: UNet, text: CLIPText, path: str | Path, weight: float = 1.0,
             raise CheckpointError(f"{file} does not fit the model: {target.diffusers} {error}; "
                                   f"it was made for {made_for(entries)}") from error
     matched = [key for keys in layers.values() for key in keys.values()]
-    return LoRA(name_of(file), weight, merge, matched, unmatched, changes)
+    told = digest(entries, [asdict(scaled) for scaled in settings.values()])
+    return LoRA(name_of(file), told, weight, merge, matched, unmatched, changes)
 
 
 def scaled(tensors: dict[str, Tensor], settings: Scaling, target: Target) -> Change:

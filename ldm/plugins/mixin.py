@@ -10,12 +10,13 @@ from PIL import Image
 from ldm.images import on_white
 from ldm.plan import Plan
 from ldm.plugins.controlnet import Control, Controlled, check_control, load_controlnet
-from ldm.plugins.embeddings import with_embedding, without_embedding, words_of
+from ldm.plugins.embeddings import with_embedding, without_embedding, words_in, words_of
 from ldm.plugins.folders import find
 from ldm.plugins.lora import LoRA, LoRAs
 from ldm.samplers import Schedule
 from ldm.text import CLIPText, Tokenizer
 from ldm.unet import UNet
+from ldm.weights.fingerprint import fingerprint
 
 
 class Plugins:
@@ -59,7 +60,7 @@ class Plugins:
         """
         check_control(strength, start, end)
         path = find("controlnets", path)
-        control = Control(load_controlnet(path, self.unet), image, strength, start, end, path.stem)
+        control = Control(load_controlnet(path, self.unet), image, strength, start, end, path.stem, fingerprint(path))
         self.controls.append(control)
         return control
 
@@ -83,12 +84,18 @@ class Plugins:
         view = left / w, top / h, right / w, bottom / h
         return Controlled(self.unet, self.controls, plan.sigmas, self.schedule, (plan.width, plan.height), view)
 
-    def plugin_metadata(self) -> dict[str, Any]:
-        """What of plug-in files a picture was drawn with."""
+    def plugin_metadata(self, plan: Plan | None = None, i: int = 0) -> dict[str, Any]:
+        """What of plug-in files is loaded; of embeddings those alone that picture i of a plan has in its prompts."""
+        words = words_of(self.tokenizer)
+        if plan:
+            s, prompt = plan.settings, plan.prompts[i // plan.settings.count]
+            words = words_in(self.tokenizer, plan.texts(prompt, s.negative_prompt), s.prompt_syntax)
         told = {
-            "loras": [{"name": lora.name, "weight": lora.weight} for lora in self.loras.loaded.values()],
-            "embeddings": [*words_of(self.tokenizer)],
-            "controlnets": [{"name": c.name, "strength": c.strength, "start": c.start, "end": c.end,
+            "loras": [{"name": lora.name, "hash": lora.digest, "weight": lora.weight}
+                      for lora in self.loras.loaded.values()],
+            "embeddings": [{"name": word, "hash": hashlib.sha256(vectors.numpy().tobytes()).hexdigest()[:16]}
+                           for word, vectors in words.items()],
+            "controlnets": [{"name": c.name, "hash": c.digest, "strength": c.strength, "start": c.start, "end": c.end,
                              "image_sha256": hashlib.sha256(on_white(c.image).tobytes()).hexdigest()}
                             for c in self.controls],
         }

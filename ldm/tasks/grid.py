@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from ldm.pipeline import Pipeline
 from ldm.plan import Plan
 from ldm.settings import Settings
 
+NAMES = ("model", "vae")                                # of files, which their hashes tell apart
 TYPES = {"prompt": str} | {f.name: f.metadata["type"] for f in fields(Settings) if f.name != "count"}
 
 
@@ -83,12 +83,13 @@ def draw_cells(pipe: Pipeline, cells: Sequence[Cell], folder: Path,
 
 def draw_cell(pipe: Pipeline, plan: Plan, folder: Path) -> Path | Exception:
     """The file of one cell, drawn unless it is there; or why it could not be drawn."""
-    metadata = json.dumps(pipe.metadata(plan, 0), sort_keys=True)
+    told = {name: value for name, value in pipe.metadata(plan, 0).items() if name not in NAMES}
+    metadata = json.dumps(told, sort_keys=True)
     path = folder / f"{hashlib.sha256(metadata.encode()).hexdigest()[:16]}.png"
     if holds(path, json.loads(metadata)):
         return path
     try:
-        [picture] = pipe.finish(plan, deque(pipe.sample(plan), maxlen=1).pop())
+        [picture] = pipe.draw(plan)
     except (ArithmeticError, MemoryError, RuntimeError, ValueError) as error:
         return error                                    # the other cells do not suffer from it
     path.unlink(missing_ok=True)                        # a damaged one

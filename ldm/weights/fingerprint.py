@@ -1,34 +1,39 @@
-"""Model files told apart by what they hold, whatever they are called."""
+"""Model and plug-in files told apart by what they hold, whatever they are called."""
 
 import hashlib
 import json
+from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from ldm.weights.entries import Entry
 from ldm.weights.formats import read_header
 
-PIECES, PIECE = 64, 2**14                               # of each file, and bytes of one
+PIECE = 2**10                                           # bytes read at both ends of each tensor
 
 
 def fingerprint(path: str | Path, ema: bool = True) -> str:
-    """16 hexadecimal digits that tell a model file, or diffusers folder, from others.
+    """16 hexadecimal digits that tell a file of weights, or diffusers folder, from others.  `ema` as in `read_header`.
 
-    SHA-256 of each file's size and 64 pieces of 16 KB spread evenly over it, the first and the last bytes included,
-    and of what a folder's configuration says: milliseconds, where all of a file would take longer than loading it. So
-    it sees what changes weights all over a file, as training does, but may miss a change of a few layers. `ema` as in
-    `open_checkpoint`.
-    Raises CheckpointError for a folder that is no model, OSError for a file that cannot be read.
+    Raises CheckpointError for what is no such file or folder, OSError for a file that cannot be read.
     """
-    files, configuration = [Path(path)], dict[str, Any]()
-    if files[0].is_dir():
-        entries, configuration = read_header(path, ema)
-        files = sorted({entry.path for entry in entries.values()})
-    sha = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode())
-    for file in files:
-        size = file.stat().st_size
-        sha.update(size.to_bytes(8, "little"))
-        with open(file, "rb") as data:
-            for i in range(PIECES):
-                data.seek(max(size - PIECE, 0) * i // (PIECES - 1))
-                sha.update(data.read(PIECE))
+    header = read_header(path, ema)
+    return digest(header.entries, header.metadata)
+
+
+def digest(entries: Mapping[str, Entry], said: Any) -> str:
+    """SHA-256 of names, shapes and both ends of all tensors, and of what a file says besides; its first 16 digits.
+
+    Milliseconds, where all of a file would take longer than loading it.  A tensor that was trained, merged or
+    converted differs at its ends, too; one changed in its middle alone is not noticed.
+    """
+    told = [said, sorted((name, list(entry.shape), str(entry.dtype)) for name, entry in entries.items())]
+    sha = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for path, own in groupby(sorted(entries.values(), key=lambda e: (e.path, e.offset)), lambda e: e.path):
+        with open(path, "rb") as file:
+            for entry in own:
+                for start in (0, max(entry.nbytes - PIECE, 0)):
+                    file.seek(entry.offset + start)
+                    sha.update(file.read(min(PIECE, entry.nbytes)))
     return sha.hexdigest()[:16]

@@ -63,6 +63,16 @@ def test_fingerprint_is_of_what_a_file_holds_and_not_of_its_name(tiny_model, tmp
     assert fingerprint(own) == fingerprint(shutil.copy(own, tmp_path / "c"))
 
 
+def test_fingerprint_sees_a_change_of_one_small_tensor_and_of_what_the_file_says(tiny_model, tmp_path):
+    with safe_open(tiny_model, "pt") as file:
+        small = {name: file.get_tensor(name) for name in file.keys() if file.get_tensor(name).numel() < 256}
+    some = [{name: 1.01 * small[name] + 1e-3} for name in list(small)[::10]]
+    files = [changed(tiny_model, tmp_path / str(i), tensors) for i, tensors in enumerate(some)]
+    files.append(changed(tiny_model, tmp_path / "v", {}, prediction="v"))
+    found = {fingerprint(path) for path in (tiny_model, *files)}
+    assert len(files) > 5 and len(found) == len(files) + 1
+
+
 def test_fingerprint_of_a_folder_is_of_its_weights_and_configuration(tmp_path):
     folder, moved = tmp_path / "model", tmp_path / "moved"
     for i, name in enumerate(("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")):

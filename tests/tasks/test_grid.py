@@ -1,11 +1,14 @@
 """Grids: how axes are read, what is drawn again and what is not, and where the pictures stand."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from plugins.lora_files import layers, write_lora
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm import NonFiniteError, Pipeline
@@ -78,6 +81,21 @@ def test_draw_cells_goes_on_where_it_was(pipe, tmp_path):
     again = list(draw_cells(pipe, row[::-1], tmp_path))
     assert again[:0:-1] == first and len(seen) == 3 * 2
     assert sorted(tmp_path.iterdir()) == sorted(again)
+
+
+def test_draw_cells_knows_the_model_under_another_name_and_with_plugins(pipe, tiny_model, tmp_path):
+    """An embedding that no prompt has changes nothing; one LoRA is not another of its name."""
+    [row] = cells("a cat", FAST, Axis("seed", [4]))
+    renamed = Pipeline.load(shutil.copy(tiny_model, tmp_path / "other.safetensors"), "cpu", "float32")
+    save_file({"my-hat": torch.randn(2, 64)}, tmp_path / "my-hat.safetensors")
+    renamed.load_embedding(tmp_path / "my-hat.safetensors")
+    assert [*draw_cells(renamed, row, tmp_path / "cells")] == [*draw_cells(pipe, row, tmp_path / "cells")]
+    for seed in (0, 1):
+        write_lora(tmp_path / "fox.safetensors", layers(pipe.unet, pipe.text), seed=seed)
+        pipe.load_lora(tmp_path / "fox.safetensors")
+        [*_] = draw_cells(pipe, row, tmp_path / "cells")
+        pipe.unload_lora()
+    assert len(list((tmp_path / "cells").iterdir())) == 3
 
 
 @pytest.mark.parametrize("change", [{"guidance": 2.0}, {"width": 72}, {"negative_prompt": "a dog"}])
