@@ -3,7 +3,6 @@
     python scripts/canny.py photo.png --low 100 --high 200 --out edges.png
 """
 
-import argparse
 from pathlib import Path
 
 import cli
@@ -14,7 +13,7 @@ from ldm.plugins import canny
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = cli.Parser(__doc__)
     p.add_argument("image", type=Path, help="picture of any size")
     p.add_argument("--low", type=int, default=100, help="steepness of the faintest edges, 0 to 2040 (default 100)")
     p.add_argument("--high", type=int, default=200, help="steepness that an edge reaches somewhere (default 200)")

@@ -4,10 +4,10 @@ import argparse
 import subprocess
 import sys
 import warnings
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import NoReturn, get_args
 
 import torch
 from PIL import Image
@@ -20,6 +20,7 @@ from ldm.loading import PREDICTIONS
 from ldm.plan import Plan
 from ldm.plugins import extract_loras, find, name_and_weight, named_in
 from ldm.prepare import describe
+from ldm.samplers import Step
 from ldm.settings import add_arguments
 from ldm.weights.checkpoint import listing
 
@@ -29,6 +30,16 @@ OF_MASKS = ("mask_blur", "only_masked")                 # settings that are noth
 
 
 class Parser(argparse.ArgumentParser):
+    """A parser that says a mistake in one line, without the usage of all flags."""
+
+    def __init__(self, doc: str | None):
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{Path(self.prog).stem}: {message}; --help tells all flags\n")
+
+
+class DrawingParser(Parser):
     """Takes each <lora:name:weight> out of the prompts, as if --lora said it."""
 
     def parse_args(self, *args, **kwargs) -> argparse.Namespace:
@@ -46,7 +57,7 @@ def prompts(args: argparse.Namespace) -> list[str]:
 
 def parser(doc: str | None, without: tuple[str, ...] = ()) -> argparse.ArgumentParser:
     """A parser with the flags of a model, the settings and the output."""
-    p = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = DrawingParser(doc)
     p.add_argument("--ckpt", help=".safetensors, .ckpt, .pt or diffusers folder, or its name in models/ "
                                   "(default: bundled model)")
     p.add_argument("--lora", type=name_and_weight, action="append", default=[], metavar="NAME:WEIGHT",
@@ -65,7 +76,8 @@ def parser(doc: str | None, without: tuple[str, ...] = ()) -> argparse.ArgumentP
     p.add_argument("--kernels", default="auto", choices=get_args(Kernels),
                    help="auto: the fastest exact ones; portable: none compiled; plain: PyTorch's own (default auto)")
     p.add_argument("--prediction", choices=PREDICTIONS, help="what the network predicts (default: as the file says)")
-    p.add_argument("--vae", type=Path, help="file whose VAE, or tiny autoencoder, to take (default: the model's own)")
+    p.add_argument("--vae", help="file, or its name in models/, whose VAE, or tiny autoencoder, to take (default: the "
+                                 "model's own)")
     p.add_argument("--verbose", action="store_true", help="say how each network was prepared")
     p.add_argument("--no-ema", action="store_true", help="take the raw weights of a file that has EMA twins")
     return p
@@ -83,21 +95,25 @@ def draw(pipe: Pipeline, plan: Plan, args: argparse.Namespace) -> None:
     if args.plan:
         print(plan.describe())
         return
-    steps = tqdm(pipe.sample(plan), total=len(plan.sigmas) - 1, unit="step")
-    for picture in pipe.finish(plan, deque(steps, maxlen=1).pop()):
+    for picture in pipe.draw(plan, bar(plan)):
         print(save_image(picture, args.out))
+
+
+def bar(plan: Plan) -> Callable[[Iterator[Step]], Iterable[Step]]:
+    """A progress bar for the steps of a plan."""
+    return partial(tqdm, total=len(plan.sigmas) - 1, unit="step")
 
 
 def load(args: argparse.Namespace) -> Pipeline:
     """The pipeline that the flags ask for, after a look at the output, so that no work is lost."""
     check_target(args.out)
-    ckpt = find("models", args.ckpt, args.models_dir) if args.ckpt else None
+    ckpt, vae = (find("models", name, args.models_dir) if name else None for name in (args.ckpt, args.vae))
     loras = [(find("loras", name, args.models_dir), weight) for name, weight in args.lora]
     embeddings: dict[Path, str | None] = {path: word for word, path in named_in(
         [*prompts(args), args.negative_prompt], args.models_dir).items()}
     embeddings |= dict.fromkeys(find("embeddings", name, args.models_dir) for name in args.embedding)
     pipe = Pipeline.load(ckpt, device=args.device, dtype=args.dtype, ema=not args.no_ema, kernels=args.kernels,
-                         prediction=args.prediction, vae=args.vae)
+                         prediction=args.prediction, vae=vae)
     for path, weight in loras:
         lora = pipe.load_lora(path, weight)
         if lora.unmatched:

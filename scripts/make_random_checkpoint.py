@@ -6,7 +6,6 @@ float16; 2.1 GB for Stable Diffusion 1.5, or 9 MB with --tiny.  A .safetensors f
 is built in memory.
 """
 
-import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -90,7 +89,7 @@ def write_safetensors(path: Path, shapes: dict[str, torch.Size], seed: int) -> N
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = cli.Parser(__doc__)
     p.add_argument("out", type=Path, help="file to write: .safetensors or .ckpt")
     p.add_argument("--family", choices=FULL, default="sd1", help="which layout (default sd1)")
     p.add_argument("--tiny", action="store_true", help="the same layout at the smallest widths")

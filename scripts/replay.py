@@ -2,15 +2,15 @@
 
     python scripts/replay.py out/00000.png
     python scripts/replay.py repainted.webp --image photo.png --mask mask.png
-    python scripts/replay.py webui.jpg --ckpt v1-5-pruned-emaonly.safetensors --vae vae-ft-mse-840000.safetensors
+    python scripts/replay.py webui.jpg --ckpt v1-5-pruned-emaonly --vae vae-ft-mse-840000 --models-dir ~/sd
 
-Says what is not as it was (model, precision, version), what it cannot make again, and a verdict.  Exit code 0:
-bit-exact, the same pixels before encoding; 1: close, 30 dB or more; 3: different; 2: a mistake.
+LoRAs and textual inversions are loaded by their names from --models-dir; ControlNets are not.  Says what is not as it
+was (model, precision, version), what it cannot make again, and a verdict.  Exit code 0: bit-exact, the same pixels
+before encoding; 1: close, 30 dB or more; 3: different; 2: a mistake.
 """
 
 import argparse
 import sys
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -23,6 +23,7 @@ from ldm import Pipeline, Settings
 from ldm.images import check_target, digest, psnr, read_metadata, read_parameters, save_image
 from ldm.metadata import PROGRAM, from_parameters
 from ldm.pipeline import BUNDLED
+from ldm.plugins.folders import Kind, find
 from ldm.tasks import Colorizer, Enlarger, Task, Varied, X4Upscaler, tiled
 from ldm.weights.fingerprint import fingerprint
 
@@ -70,7 +71,7 @@ def check_flags(args: argparse.Namespace, told: dict[str, Any]) -> None:
             raise ValueError(f"{args.picture} was made from an input {name}; give that with --{name}")
         if path is not None and not needed:
             raise ValueError(f"{args.picture} was made without an input {name}; leave out --{name}")
-    if told.get("vae") and args.vae is None:
+    if told.get("vae_hash") and args.vae is None:
         raise ValueError(f"{args.picture} was decoded with {told['vae']}; give it with --vae")
     if args.ckpt is None and "model" in told:
         bundled = {"model": BUNDLED.name, "model_hash": fingerprint(BUNDLED)}
@@ -101,9 +102,16 @@ def changes(told: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
             if not same_file(name, told, now):
                 yield f"{name}: then {file_words(name, told)}, now {file_words(name, now)}"
         elif name in now and then != now[name]:
-            yield f"{name}: then {then}, now {now[name]}"
+            yield f"{name}: then {in_words(then)}, now {in_words(now[name])}"
         elif name not in now and then:
-            yield f"{name}: then {then}, not made again"
+            yield f"{name}: then {in_words(then)}, not made again"
+
+
+def in_words(value: Any) -> str:
+    """A value of a picture's metadata; of plug-in files the names and hashes."""
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        return str(value)
+    return ", ".join(" ".join(f"{key} {one[key]}" for key in sorted(one)) for one in value)
 
 
 def verdict(again: Image.Image, picture: Image.Image, told: dict[str, Any]) -> tuple[str, int]:
@@ -116,22 +124,46 @@ def verdict(again: Image.Image, picture: Image.Image, told: dict[str, Any]) -> t
     return (f"close: {decibels:.1f} dB", 1) if decibels >= CLOSE else (f"different: {decibels:.1f} dB", 3)
 
 
+def load(args: argparse.Namespace, told: dict[str, Any]) -> Pipeline:
+    """The pipeline that flags and picture ask for, with those of its LoRAs and textual inversions that are found."""
+    ckpt, vae = (find("models", name, args.models_dir) if name else None for name in (args.ckpt, args.vae))
+    pipe = Pipeline.load(ckpt, args.device, args.dtype or told.get("dtype", "auto"), told.get("ema", True),
+                         told.get("kernels", "auto"), told.get("prediction"), vae)
+    for lora in told.get("loras", []):
+        if path := find_or_none("loras", lora["name"], args.models_dir):
+            pipe.load_lora(path, lora["weight"])
+    for embedding in told.get("embeddings", []):
+        if path := find_or_none("embeddings", embedding["name"], args.models_dir):
+            pipe.load_embedding(path, embedding["name"])
+    return pipe
+
+
+def find_or_none(kind: Kind, name: str, models_dir: Path | None) -> Path | None:
+    """The file of that name, where there is one."""
+    try:
+        return find(kind, name, models_dir)
+    except ValueError:
+        return None
+
+
 def settings_of(told: dict[str, Any]) -> dict[str, Any]:
     """The settings that a picture was drawn with; but the x4 upscaler takes no size, it follows from its picture."""
     left_out = ("width", "height") if "noise_level" in told else ()
     return {name: told[name] for name in SETTINGS if name in told and name not in left_out}
 
 
-def as_told(pipe: Pipeline, told: dict[str, Any], inputs: dict[str, Image.Image]) -> Pipeline:
+def as_told(pipe: Pipeline, told: dict[str, Any], inputs: dict[str, Image.Image], planned: bool) -> Pipeline:
     """The pipeline as the task needs it that the picture was drawn by.
 
-    What was enlarged after drawing is drawn, and joins the inputs; what the x4 upscaler takes itself leaves them.
+    What was enlarged after drawing is drawn, unless it is only `planned`, and joins the inputs; what the x4 upscaler
+    takes itself leaves them.
     """
     if "unet_tile" in told:
         pipe = tiled(pipe, told["unet_tile"])
     if "first" in told:
         first = told["first"]
-        [inputs["image"]] = pipe(first["prompt"], **settings_of(first))
+        plan = pipe.plan(first["prompt"], **settings_of(first))
+        [inputs["image"]] = [Image.new("RGB", (plan.width, plan.height))] if planned else pipe.draw(plan)
         pipe = Task(pipe, first=first)
     match told.get("task"):
         case "colorize":
@@ -146,13 +178,17 @@ def as_told(pipe: Pipeline, told: dict[str, Any], inputs: dict[str, Image.Image]
 
 
 def arguments() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = cli.Parser(__doc__)
     p.add_argument("picture", type=Path, help="PNG, JPEG or WebP of this library, or of A1111")
-    p.add_argument("--ckpt", type=Path, help=".safetensors, .ckpt, .pt or diffusers folder (default: bundled model)")
-    p.add_argument("--vae", type=Path, help="the file whose VAE it was decoded with (default: the model's own)")
+    p.add_argument("--ckpt", help=".safetensors, .ckpt, .pt or diffusers folder, or its name in models/ (default: "
+                                  "bundled model)")
+    p.add_argument("--vae", help="file, or its name in models/, whose VAE it was decoded with (default: the model's)")
+    p.add_argument("--models-dir", type=Path, help="where the folders models, loras and embeddings are (default: the "
+                                                   "environment variable LDM_MODELS, or here)")
     p.add_argument("--image", type=Path, help="the input picture it was made from")
     p.add_argument("--mask", type=Path, help="the mask it was made with")
     p.add_argument("--out", type=Path, help="folder or file to write the new picture to (default: not written)")
+    p.add_argument("--plan", action="store_true", help="say what would be done, step by step, and draw nothing")
     p.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
     p.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="precision (default: as told)")
     return p.parse_args()
@@ -166,9 +202,8 @@ def main() -> None:
         check_target(args.out)
     picture = Image.open(args.picture).convert("RGB")
     inputs: dict[str, Image.Image] = {name: Image.open(getattr(args, name)) for name in INPUTS if getattr(args, name)}
-    pipe = Pipeline.load(args.ckpt, args.device, args.dtype or told.get("dtype", "auto"), told.get("ema", True),
-                         told.get("kernels", "auto"), told.get("prediction"), args.vae)
-    pipe = as_told(pipe, told, inputs)
+    pipe = load(args, told)
+    pipe = as_told(pipe, told, inputs, args.plan)
     plan = pipe.plan(told["prompt"], **inputs, **settings_of(told))
     now = pipe.metadata(plan, 0)
     for name in INPUTS:
@@ -178,7 +213,10 @@ def main() -> None:
         print(line)
     if args.picture.suffix.lower() == ".png" and told.get("sha256") not in (None, digest(picture)):
         print("the file's own pixels were changed after it was drawn")
-    [again] = pipe.finish(plan, deque(pipe.sample(plan), maxlen=1).pop())
+    if args.plan:
+        print(plan.describe())
+        return
+    [again] = pipe.draw(plan)
     if args.out:
         print(save_image(again, args.out))
     words, code = verdict(again, picture, told)

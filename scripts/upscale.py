@@ -10,12 +10,10 @@ x4 upscaler needs --image.
 
 import argparse
 import json
-from collections import deque
 from pathlib import Path
 
 import cli
 from PIL import Image
-from tqdm import tqdm
 
 from ldm import Pipeline, Settings
 from ldm.images import KEY, on_white
@@ -50,8 +48,7 @@ def draw_first(pipe: Pipeline, args: argparse.Namespace) -> list[Image.Image]:
     if args.plan:
         print(plan.describe())
         return [Image.new("RGB", (plan.width, plan.height))]
-    steps = tqdm(pipe.sample(plan), total=len(plan.sigmas) - 1, unit="step")
-    return pipe.finish(plan, deque(steps, maxlen=1).pop())
+    return pipe.draw(plan, cli.bar(plan))
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def test_txt2img_reports_warnings_in_a_line(run_script, tiny_model, tmp_path):
     ("txt2img.py", ["--width", "multiple of 8", "(default 30)", "--ckpt", "(default out)", "prompt"]),
     ("img2img.py", ["--strength", "above 0, up to 1", "(default 0.75)", "(default ddim)", "image"]),
     ("train_vae.py", ["--size", "pixels", "(default 128)", "(default 5000)", "--gan"]),
-    ("train_unet.py", ["--size", "pixels", "(default v)", "(default 4)", "--prediction"]),
+    ("train_unet.py", ["--size", "pixels", "else v)", "(default 4)", "--prediction"]),
 ])
 def test_help_says_units_and_defaults(run_script, script, words):
     done = run_script(script, "--help")
@@ -88,7 +88,7 @@ def test_txt2img_says_mistakes_in_one_line(run_script, tiny_model, tmp_path, mon
 
 def test_txt2img_refuses_unknown_samplers(run_script):
     done = run_script("txt2img.py", "a fox", "--sampler", "nope")
-    assert done.returncode == 2 and "invalid choice: 'nope'" in done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "invalid choice: 'nope'" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_img2img_says_mistakes_in_one_line(run_script, tiny_model, tmp_path):

@@ -131,7 +131,7 @@ def test_grid_takes_embeddings_that_its_axes_name(run_script, tiny_model, tmp_pa
     [told] = [told for told in map(read_metadata, (tmp_path / "cells").iterdir()) if drawn.items() <= told.items()]
     pipe = Pipeline.load(tiny_model, "cpu", "float32")
     pipe.load_embedding(hat)
-    assert told["embeddings"] == ["my-hat"] and told["sha256"] == digest(pipe(**drawn, steps=4)[0])
+    assert told["embeddings"][0]["name"] == "my-hat" and told["sha256"] == digest(pipe(**drawn, steps=4)[0])
 
 
 def test_task_scripts_plan_without_drawing(run_script, tiny_model, tmp_path, photo):
