@@ -23,9 +23,14 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
         number = refusal(error, partial)
         if number is None:
             raise
-        raise OSError(f"{path} cannot be written ({os.strerror(number)}); make room, or give another place") from error
+        raise refused(path, number) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def refused(path: Path, number: int | None) -> OSError:
+    """The error for a file that the system does not take, by the number of the system's error."""
+    return OSError(f"{path} cannot be written ({os.strerror(number or 0)}); make room, or give another place")
 
 
 def refusal(error: Exception, partial: Path) -> int | None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from PIL import ExifTags, Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ldm.files import write_atomically
+from ldm.files import refused, write_atomically
 from ldm.metadata import to_parameters
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 KEY = "ldm"                                             # of our JSON in a picture's metadata
 TEXT = "parameters"                                     # of A1111's text there
+JPEG_EXIF = 65_533                                      # bytes that a segment of a JPEG holds
 UNICODE = b"UNICODE\0"                                  # starts a UserComment of EXIF
 
 
@@ -137,8 +139,12 @@ def encoding(image: Image.Image, format: str, quality: int = 95) -> dict[str, An
             info.add_itxt(KEY, json.dumps(told, ensure_ascii=False, sort_keys=True))
             info.add_text(TEXT, text)
         return {"format": format, "pnginfo": info}
-    return {"format": format, "quality": quality, "lossless": quality == 100,
-            "exif": exif(KEY + json.dumps(told, sort_keys=True), text) if told else b""}
+    data = exif(KEY + json.dumps(told, sort_keys=True), text) if told else b""
+    if format == "JPEG" and len(data) > JPEG_EXIF:
+        warnings.warn(f"the settings take {len(data):,} bytes, and a JPEG has room for {JPEG_EXIF:,}; it is written "
+                      "without them (a PNG has room)", stacklevel=3)
+        data = b""
+    return {"format": format, "quality": quality, "lossless": quality == 100, "exif": data}
 
 
 def exif(description: str, comment: str) -> bytes:
@@ -170,16 +176,18 @@ def check_target(target: str | Path) -> None:
 
 
 def reserve(target: Path) -> Path:
-    """Create an empty file under a name that was free: `target`, or numbered."""
+    """Create an empty file under a name that was free: `target`, or numbered.  Raises as `write_atomically`."""
     check_target(target)
     is_folder = target.is_dir() or not target.suffix
     folder = target if is_folder else target.parent
-    folder.mkdir(parents=True, exist_ok=True)
     n = 0
     while True:
         name = f"{n:05d}.png" if is_folder else target.name if n == 0 else f"{target.stem}-{n}{target.suffix}"
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / name).touch(exist_ok=False)       # exclusive, so that two programs never take one name
             return folder / name
         except FileExistsError:
             n += 1
+        except OSError as error:
+            raise refused(folder / name, error.errno) from error

@@ -150,9 +150,16 @@ def test_quality_out_of_range_is_refused_before_any_file_is_made(tmp_path, quali
 
 def test_formats_are_numbered_and_leave_nothing_behind(tmp_path):
     assert [saved(tmp_path, "webp").name for _ in range(2)] == ["fox.webp", "fox-1.webp"]
-    with pytest.raises(ValueError, match="EXIF data is too long"):
-        saved(tmp_path, "jpg", {"prompt": 70_000 * "a"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fox-1.webp", "fox.webp"]
+
+
+def test_a_jpeg_without_room_for_the_settings_is_written_all_the_same(tmp_path):
+    with pytest.warns(UserWarning, match=r"the settings take 2\d\d,\d+ bytes, and a JPEG has room for 65,533"):
+        path = saved(tmp_path, "jpg", {"prompt": 70_000 * "a"})
+    with Image.open(path) as image:
+        image.load()
+    with pytest.raises(ValueError, match="carries no settings"):
+        read_metadata(path)
 
 
 def test_encoding_serves_files_in_memory():

@@ -4,6 +4,8 @@ The operating system refuses to write: it lets no file of this process grow beyo
 full disk (ENOSPC) stops a writer at the same places.
 """
 
+import errno
+import os
 import resource
 import subprocess
 import sys
@@ -19,7 +21,8 @@ from PIL import Image
 from ldm.files import write_atomically
 from ldm.images import save_image
 from ldm.tasks import save_animation
-from ldm.training.progress import Losses, save_state
+from ldm.training.checkpoint import save_state
+from ldm.training.progress import Losses
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 ROOM = 300                                              # bytes that a file may have
@@ -125,6 +128,15 @@ def test_nothing_is_left_wherever_the_disk_ends(write: Callable[[Path], None], r
     with full_disk(room), pytest.raises(OSError, match="fox.webp cannot be written"):
         write(tmp_path / "fox.webp")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_for_a_name_is_told_in_the_same_words(tmp_path, monkeypatch):
+    def touch(path: Path, exist_ok: bool) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "touch", touch)
+    with pytest.raises(OSError, match="fox.png cannot be written .No space left on device.; make room"):
+        save_image(noise(), tmp_path / "fox.png")
 
 
 def test_errors_that_are_not_the_disks_stay_what_they_are(tmp_path):
