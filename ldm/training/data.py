@@ -1,18 +1,21 @@
-"""Folders of captioned pictures, and a fixed order to read them in."""
+"""Folders of captioned pictures, a fixed order to read them in, captions as tokens."""
 
 import json
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ldm.images import on_white, to_tensor
+from ldm.training.draws import generator
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+VOCABULARY = 49408                                      # tokens of CLIP
 
 
 class ImageFolder:
@@ -48,18 +51,33 @@ class ImageFolder:
 
     def __getitem__(self, i: int) -> tuple[Tensor, list[str]]:
         with Image.open(self.files[i]) as file:
-            image = on_white(file)
-        scale = self.size / min(image.size)
-        if scale != 1:
-            size = [max(self.size, round(side * scale)) for side in image.size]
-            image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-        left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
-        image = image.crop((left, top, left + self.size, top + self.size))
-        return to_tensor(image)[0], self.texts[i]
+            return square(file, self.size), self.texts[i]
 
-    def batch(self, indices: list[int]) -> Tensor:
+    def only(self, indices: Iterable[int]) -> "ImageFolder":
+        """The folder with these pictures alone."""
+        part, picked = copy(self), list(indices)
+        part.files, part.texts = [self.files[i] for i in picked], [self.texts[i] for i in picked]
+        return part
+
+    def first(self, count: int) -> tuple[Tensor, list[list[str]]]:
+        """Images [N 3 size size] and captions of the first `count` pictures, or of all where they are fewer."""
+        count = min(count, len(self))
+        return self.batch(range(count)), self.texts[:count]
+
+    def batch(self, indices: Iterable[int]) -> Tensor:
         """Images [B 3 size size] in [-1, 1]."""
         return torch.stack([self[i][0] for i in indices])
+
+
+def square(file: Image.Image, size: int) -> Tensor:
+    """A picture scaled to cover a square and cropped at its centre, on white -> [3 size size] in [-1, 1]."""
+    image = on_white(file)
+    scale = size / min(image.size)
+    if scale != 1:
+        sides = [max(size, round(side * scale)) for side in image.size]
+        image = image.resize((sides[0], sides[1]), Image.Resampling.LANCZOS)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return to_tensor(image.crop((left, top, left + size, top + size)))[0]
 
 
 def read_captions(path: Path) -> Iterator[tuple[str, str | list[str]]]:
@@ -89,11 +107,13 @@ def split(count: int, held_out: int) -> tuple[list[int], list[int]]:
 
 def batch_indices(count: int, batch: int, seed: int, step: int) -> list[int]:
     """Which of `count` samples step `step` trains on: every epoch a new permutation, known from (seed, step) alone."""
-    picked = []
-    for n in range(step * batch, (step + 1) * batch):
-        epoch, at = divmod(n, count)
-        picked.append(int(permutation(count, seed, epoch)[at]))
-    return picked
+    return [nth(n, count, seed) for n in range(step * batch, (step + 1) * batch)]
+
+
+def nth(n: int, count: int, seed: int) -> int:
+    """Which of `count` samples is the n-th to be read, epoch after epoch."""
+    epoch, at = divmod(n, count)
+    return int(permutation(count, seed, epoch)[at])
 
 
 @lru_cache(maxsize=2)
@@ -102,48 +122,44 @@ def permutation(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator(seed, epoch))
 
 
-def generator(seed: int, step: int) -> torch.Generator:
-    """A random generator that depends on (seed, step) alone, so that a resumed run draws what an unbroken one would."""
-    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def random_crop(images: Tensor, side: int, g: torch.Generator) -> Tensor:
-    """Another square of each picture.  [B 3 H W] -> [B 3 side side]."""
+def random_crop(images: Tensor, side: int, chance: Tensor) -> Tensor:
+    """A square of each picture, its corner by chance [B 2] in [0, 1).  [B 3 H W] -> [B 3 side side]."""
     room = torch.tensor([images.shape[2] - side + 1, images.shape[3] - side + 1])
-    corners = (torch.rand(len(images), 2, generator=g) * room).long()
+    corners = (chance * room).long()
     return torch.stack([x[:, top : top + side, left : left + side]
                         for x, (top, left) in zip(images, corners.tolist(), strict=True)])
 
 
-class Captions:
-    """Token ids of a data set's captions, over the vocabulary that occurs in them.
+class Words:
+    """Captions to token ids that are places in a vocabulary: `words(texts)` -> [B 77], long.
 
-    Models trained from scratch on few words need few rows of CLIP's 49,408; `vocabulary` [n] lists their ids, sorted,
-    and all ids given out are places in it.
+    Models trained from scratch on few words need few rows of CLIP's 49,408; `vocabulary` [n] lists their ids, sorted.
     """
 
-    def __init__(self, texts: list[list[str]], tokenizer: Callable[[list[str]], Tensor]):
-        distinct = sorted({text for several in texts for text in several} | {""})
-        ids = tokenizer(distinct)
-        self.vocabulary = ids.unique()
-        self.ids = torch.searchsorted(self.vocabulary, ids)                                 # [texts 77]
-        place = {text: i for i, text in enumerate(distinct)}
-        self.of = [[place[text] for text in several] for several in texts]
-        self.empty = self.ids[[place[""]]]                                                  # [1 77]
+    def __init__(self, tokenizer: Callable[[list[str]], Tensor], vocabulary: Tensor):
+        self.tokenizer, self.vocabulary = tokenizer, vocabulary
+        self.ids = lru_cache(2**17)(self._ids)          # tokenizing is slow, and captions come again
 
-    def first(self, indices: list[int]) -> Tensor:
-        """Ids of the first caption of each picture [B 77]."""
-        return self.ids[[self.of[i][0] for i in indices]]
+    def _ids(self, text: str) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")             # of a long caption, the first 75 tokens count
+            return torch.searchsorted(self.vocabulary, self.tokenizer([text])[0])
 
-    def draw(self, indices: list[int], drop: float, g: torch.Generator) -> Tensor:
-        """Ids of one caption of each picture, chosen at random; a share `drop` of them is empty -> [B 77]."""
-        chance = torch.rand(len(indices), 2, generator=g)
-        chosen = [self.of[i][int(c * len(self.of[i]))] for i, c in zip(indices, chance[:, 0].tolist(), strict=True)]
-        return torch.where(chance[:, 1:] < drop, self.empty, self.ids[chosen])
+    def __call__(self, texts: list[str]) -> Tensor:
+        return torch.stack([self.ids(text) for text in texts])
 
-    def dense(self, state: dict[str, Tensor], vocab: int = 49408) -> dict[str, Tensor]:
-        """A text encoder's state_dict with the whole vocabulary; words that never occurred are zero."""
+    @property
+    def some(self) -> bool:
+        """Whether they are not all of CLIP's."""
+        return len(self.vocabulary) < VOCABULARY
+
+    def dense(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A text encoder's state_dict with CLIP's whole vocabulary; words outside this one are zero."""
         rows = state["token_embedding.weight"]
-        dense = rows.new_zeros(vocab, rows.shape[1]).index_copy(0, self.vocabulary, rows)
+        dense = rows.new_zeros(VOCABULARY, rows.shape[1]).index_copy(0, self.vocabulary.to(rows.device), rows)
         return {**state, "token_embedding.weight": dense}
+
+
+def vocabulary_of(texts: Iterable[list[str]], tokenizer: Callable[[list[str]], Tensor]) -> Tensor:
+    """The ids of all tokens of some captions, and of the empty one; sorted."""
+    return tokenizer(sorted({text for several in texts for text in several} | {""})).unique()

@@ -1,37 +1,16 @@
-"""What a training run leaves behind: checkpoints, losses as a table and a curve, sample grids."""
+"""What a training run leaves behind: losses as a table and a curve, sample grids."""
 
 import csv
 import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import torch
+import numpy as np
 from PIL import Image
 
 from ldm.files import write_atomically
-
-
-def save_state(path: Path, **state: Any) -> None:
-    """Write a resumable checkpoint: objects with `state_dict()`, or plain values."""
-    plain = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in state.items()}
-    write_atomically(path, lambda p: torch.save(plain, p))
-
-
-def load_state(path: Path, **state: Any) -> dict[str, Any]:
-    """Load a checkpoint into the objects given by name; returns its plain values.
-
-    Raises ValueError where it is of a run with other settings.
-    """
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    for name, target in state.items():
-        try:
-            target.load_state_dict(saved.pop(name))
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise ValueError(f"{path} does not fit the {name}: it is of a run with other settings; give those, "
-                             "or write to another folder") from error
-    return saved
+from ldm.training.distributed import is_main
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
@@ -41,12 +20,30 @@ def cosine(step: int, steps: int, warmup: int) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
 
 
-class Losses:
-    """A table of losses in a CSV file, with a curve drawn beside it."""
+def constant(step: int, steps: int, warmup: int) -> float:
+    """Learning-rate factor: up linearly over `warmup` steps, then 1."""
+    return min((step + 1) / max(warmup, 1), 1)
 
-    def __init__(self, path: Path, columns: Sequence[str]):
-        if find_spec("matplotlib") is None:             # said at once, not after hours
-            raise ValueError("the curve of losses needs matplotlib; try pip install 'ldm[train]'")
+
+SCHEDULES = {"cosine": cosine, "constant": constant}
+
+
+class Losses:
+    """A table of losses in a CSV file, with a curve drawn beside it; in the folder `board` for TensorBoard too.
+
+    Of several ranks only the main one writes.  `start` is the step that a run goes on from.
+    Raises ValueError where matplotlib or tensorboard is missing.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], board: Path | None = None, start: int = 0):
+        for name in ("matplotlib", "tensorboard")[: 2 if board else 1]:     # said at once, not after hours
+            if find_spec(name) is None:
+                raise ValueError(f"the record of losses needs {name}; try pip install 'ldm[train]'")
+        self.board = None
+        if board and is_main():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(board), purge_step=start)
         self.path, self.columns = path, ["step", *columns]
         self.rows: list[list[float]] = []
         if path.exists():
@@ -54,9 +51,27 @@ class Losses:
                 self.rows = [[int(step), *map(float, values)] for step, *values in list(csv.reader(file))[1:]]
 
     def add(self, step: int, *values: float) -> None:
-        """Append a row and write the table; rows at or after `step`, from before a restart, are replaced."""
+        """Append a row and write the table; rows at or after `step`, from before a restart, are replaced.
+
+        Raises ValueError for a loss that is not finite.
+        """
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"the loss at step {step} is {values[0]}: training has diverged; go on from an earlier "
+                             "checkpoint with a smaller --lr")
         self.rows = [row for row in self.rows if row[0] < step] + [[step, *values]]
-        write_atomically(self.path, self._write)
+        if is_main():
+            write_atomically(self.path, self._write)
+        if self.board:
+            for name, value in zip(self.columns[1:], values, strict=True):
+                self.board.add_scalar(f"loss/{name}", value, step)
+            self.board.flush()
+
+    def show(self, step: int, picture: Image.Image) -> None:
+        """Write `samples.png` beside the table."""
+        if is_main():
+            write_atomically(self.path.with_name("samples.png"), picture.save)
+        if self.board:
+            self.board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
 
     def _write(self, path: Path) -> None:
         with path.open("w", newline="") as file:
@@ -64,6 +79,8 @@ class Losses:
 
     def draw(self) -> None:
         """Draw every column against the step, in `<table>.png`.  Needs matplotlib (extra `train`)."""
+        if not is_main():
+            return
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7, 4), layout="constrained")

@@ -5,10 +5,13 @@ import io
 import runpy
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -28,4 +31,35 @@ def run_script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.Comp
             code = error.code or 0
         return subprocess.CompletedProcess(args, int(code), out.getvalue(), err.getvalue())
 
+    return run
+
+
+@pytest.fixture(scope="module")
+def tars(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The pictures as four shards of six, as a pattern."""
+    folder = tmp_path_factory.mktemp("tars")
+    for n in range(4):
+        with tarfile.open(folder / f"{n}.tar", "w") as tar:
+            for path in sorted(shapes.glob("*.png"))[n * 6 : n * 6 + 6]:
+                tar.add(path, path.name)
+                caption = folder / path.with_suffix(".txt").name
+                caption.write_text(f"a {path.stem.replace('-', ' ')}")
+                tar.add(caption, caption.name)
+    return str(folder / "{0..3}.tar")
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    small = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    Image.fromarray(small).resize((61, 43), Image.Resampling.BICUBIC).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def replay(run_script, tiny_model):
+    """replay(path, flags) -> exit code and lines of output."""
+    def run(path, *args, ckpt=tiny_model):
+        done = run_script("replay.py", path, *args, *(["--ckpt", ckpt] if ckpt else []))
+        assert done.stderr == ""
+        return done.returncode, done.stdout.splitlines()
     return run

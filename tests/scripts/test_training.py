@@ -1,33 +1,16 @@
-"""scripts/train_vae.py and train_unet.py as programs: they learn, and go on where they were interrupted."""
+"""scripts/train_vae.py and train_unet.py as programs: they learn."""
 
-import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from training_runs import UNET, VAE, held_out, same_states, train
 
 from ldm import Pipeline
-from ldm.training.ema import EMA
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-VAE = ["--size", 64, "--channels", 16, "--multipliers", 1, 1, 2, 2, "--held-out", 7, "--warmup", 20]
-UNET = ["--size", 64, "--channels", 32, "--multipliers", 1, 2, "--attn", 0, 1, "--groups", 8, "--heads", 2,
-        "--text-width", 64, "--text-layers", 1, "--held-out", 7, "--warmup", 20]
-
-
-def held_out(folder: Path) -> list[float]:
-    with (folder / "losses.csv").open(newline="") as file:
-        return [float(row["held out"]) for row in csv.DictReader(file)]
-
-
-def train(script: str, *arguments: object) -> None:
-    done = subprocess.run([sys.executable, SCRIPTS / script, *map(str, arguments)], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+from ldm.training.checkpoint import newest
+from ldm.unet import UNet as Network
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +26,7 @@ def test_train_vae_halves_the_held_out_loss_in_200_steps(trained_vae):
     first, _, last = held_out(trained_vae)
     assert last < first / 2
     assert {path.name for path in trained_vae.iterdir()} == {
-        "vae.safetensors", "state.pt", "losses.csv", "losses.png", "samples.png"}
+        "vae.safetensors", "state-00000100.pt", "state-00000200.pt", "losses.csv", "losses.png", "samples.png"}
     with Image.open(trained_vae / "samples.png") as image:
         assert image.size == (7 * 66 + 2, 2 * 66 + 2)   # seven pictures above seven reconstructions
 
@@ -56,50 +39,47 @@ def test_train_unet_halves_the_held_out_loss_in_200_steps(trained_vae, shapes, t
     first, _, last = held_out(tmp_path)
     assert last < first / 2
     assert {path.name for path in tmp_path.iterdir()} == {
-        "model.safetensors", "state.pt", "losses.csv", "losses.png", "samples.png", "latents.safetensors"}
+        "model.safetensors", "state-00000100.pt", "state-00000200.pt", "losses.csv", "losses.png", "samples.png",
+        "latents.safetensors"}
     pipe = Pipeline.load(tmp_path / "model.safetensors", "cpu", "float32")
     assert (pipe.prediction, pipe.size, pipe.guidance, pipe.unet.cfg.heads) == (prediction, 64, 4.0, 2)
     picture, = pipe("a red square", steps=10)
     assert picture.size == (64, 64) and np.array(picture).std() > 10
 
 
-@pytest.fixture
-def interrupt(monkeypatch: pytest.MonkeyPatch):
-    """interrupt(n): the next training is interrupted in its n-th step."""
-    def interrupt(n: int) -> None:
-        update, calls = EMA.update, []
-
-        def interrupted(self, module):
-            update(self, module)
-            calls.append(1)
-            if len(calls) == n:
-                monkeypatch.setattr(EMA, "update", update)
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(EMA, "update", interrupted)
-
-    return interrupt
+@pytest.mark.parametrize(("script", "flags"), [("train_unet.py", UNET), ("train_vae.py", [*VAE, "--crop", 32])])
+def test_accumulated_batches_are_one_batch(run_script, shapes, tiny_model, tmp_path, script, flags):
+    flags = [*flags, "--vae", tiny_model] if script == "train_unet.py" else flags
+    arguments = ["--data", shapes, *flags, "--steps", 8, "--every", 4]
+    assert run_script(script, *arguments, "--out", tmp_path / "a", "--batch", 8).returncode == 0
+    assert run_script(script, *arguments, "--out", tmp_path / "b", "--batch", 2, "--accumulate", 4).returncode == 0
+    assert held_out(tmp_path / "a") == pytest.approx(held_out(tmp_path / "b"), rel=2e-4)
 
 
-@pytest.mark.parametrize(("script", "arguments", "model"), [
-    ("train_vae.py", [*VAE, "--gan", 0.5, "--gan-start", 1, "--crop", 24, "--batch", 4], "vae.safetensors"),
-    ("train_unet.py", [*UNET, "--batch", 4], "model.safetensors"),
-])
-def test_training_resumes_bit_for_bit(run_script, interrupt, shapes, tiny_model, tmp_path, script, arguments, model):
-    arguments += ["--vae", tiny_model] if script == "train_unet.py" else []
-    arguments += ["--data", shapes, "--steps", 5, "--every", 2]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert run_script(script, *arguments, "--out", whole).returncode == 0
-    interrupt(4)                                        # after the checkpoint of step 2, before that of step 4
-    assert run_script(script, *arguments, "--out", broken).returncode == 130
-    assert torch.load(broken / "state.pt", weights_only=True)["step"] == 2
-    assert len(held_out(broken)) == 2 and not [*broken.glob(".*")]
-    assert run_script(script, *arguments, "--out", broken).returncode == 0
-    expected, resumed = load_file(whole / model), load_file(broken / model)
-    assert expected.keys() == resumed.keys()
-    assert [name for name in expected if not torch.equal(expected[name], resumed[name])] == []
-    assert (whole / "losses.csv").read_text() == (broken / "losses.csv").read_text()
-    assert (whole / "samples.png").read_bytes() == (broken / "samples.png").read_bytes()
+def test_recomputed_activations_change_nothing(run_script, shapes, tiny_model, tmp_path):
+    arguments = ["--data", shapes, "--vae", tiny_model, *UNET, "--steps", 2, "--batch", 4]
+    assert run_script("train_unet.py", *arguments, "--out", tmp_path / "a").returncode == 0
+    assert run_script("train_unet.py", *arguments, "--out", tmp_path / "b", "--checkpointing").returncode == 0
+    assert same_states(tmp_path / "a", tmp_path / "b")
+
+
+def test_levels_share_pictures_and_captions(run_script, shapes, tiny_model, tmp_path, monkeypatch):
+    """Each picture at three timesteps, a third of the range apart; each caption encoded once."""
+    seen = []
+    forward = Network.forward
+
+    def remember(self, x, t, context):
+        if torch.is_grad_enabled():
+            seen.append((t, context))
+        return forward(self, x, t, context)
+
+    monkeypatch.setattr(Network, "forward", remember)
+    done = run_script("train_unet.py", "--data", shapes, "--vae", tiny_model, "--out", tmp_path, *UNET, "--steps",
+                      1, "--batch", 6, "--levels", 3)
+    assert done.returncode == 0
+    [(t, context)] = seen
+    assert torch.equal(context, context[:2].repeat(3, 1, 1)) and not torch.equal(context[0], context[1])
+    assert ((t * 6 // 1000) == torch.arange(6)).all()
 
 
 def test_training_takes_bfloat16(run_script, shapes, tiny_model, tmp_path):
@@ -114,6 +94,11 @@ def test_training_takes_bfloat16(run_script, shapes, tiny_model, tmp_path):
     ("train_vae.py", ["--steps", "0"], "argument --steps: 0 is not 1 or more"),
     ("train_vae.py", ["--gan", "1", "--crop", "16"], "pictures of 16 pixels are too small to criticise; give 24"),
     ("train_unet.py", ["--vae", "nowhere.safetensors"], "nowhere.safetensors"),
+    ("train_unet.py", ["--text", "frozen"], "without --init, --vae has to be given and --text to be trained"),
+    ("train_unet.py", ["--data", "nowhere/{0..3}.tar"], "nowhere/0.tar is not there (of 4 missing shards)"),
+    ("train_unet.py", ["--levels", "3"], "--levels 3 does not divide --batch 32"),
+    ("train_unet.py", ["--fsdp"], "start this script with torchrun"),
+    ("train_vae.py", ["--device", "warp"], "device 'warp' cannot be used here; try auto or cpu"),
     ("train_unet.py", ["--attn", "0"], "differ in length; give one entry per level"),
 ])
 def test_training_says_mistakes_in_one_line(run_script, shapes, tiny_model, tmp_path, script, arguments, message):
@@ -121,26 +106,4 @@ def test_training_says_mistakes_in_one_line(run_script, shapes, tiny_model, tmp_
     done = run_script(script, *needed, *(VAE if script == "train_vae.py" else UNET), *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
-    assert not (tmp_path / "state.pt").exists()
-
-
-def test_training_refuses_to_resume_another_model(run_script, shapes, tmp_path):
-    arguments = ["--data", shapes, "--out", tmp_path, *VAE, "--batch", 2, "--crop", 16]
-    assert run_script("train_vae.py", *arguments, "--steps", 1).returncode == 0
-    done = run_script("train_vae.py", *arguments, "--steps", 2, "--channels", 8)
-    assert done.returncode == 2 and "does not fit the vae: it is of a run with other settings" in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-def test_training_starts_from_a_model_file(run_script, shapes, tiny_model, tmp_path):
-    common = ["--data", shapes, "--vae", tiny_model, *UNET, "--batch", 4, "--every", 2]
-    assert run_script("train_unet.py", *common, "--out", tmp_path / "a", "--steps", 2).returncode == 0
-    first = tmp_path / "a" / "model.safetensors"
-    done = run_script("train_unet.py", *common, "--out", tmp_path / "b", "--steps", 1, "--lr", 1e-9, "--init", first)
-    assert done.returncode == 0
-    assert held_out(tmp_path / "b")[0] == pytest.approx(held_out(tmp_path / "a")[-1], rel=1e-5)
-    again = load_file(tmp_path / "b" / "model.safetensors")
-    for name, weight in load_file(first).items():
-        torch.testing.assert_close(again[name], weight, rtol=0, atol=1e-6)
-    done = run_script("train_unet.py", *common, "--out", tmp_path / "c", "--init", first, "--heads", 1)
-    assert done.returncode == 2 and "give the flags of that model" in done.stderr
+    assert newest(tmp_path) is None

@@ -1,7 +1,6 @@
 """Folders of pictures, their order, their captions."""
 
 import json
-from collections import Counter
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from PIL import Image
 
 from ldm.images import to_tensor
 from ldm.text import Tokenizer
-from ldm.training.data import Captions, ImageFolder, batch_indices, generator, random_crop, split
+from ldm.training.data import ImageFolder, Words, batch_indices, random_crop, split, vocabulary_of
 
 TEXTS = [["a red disc", "disc in red"], ["a blue bar"], [""]]
 
@@ -96,47 +95,52 @@ def test_batches_cover_every_epoch_exactly_once(count, batch):
     assert batch_indices(count, batch, seed=1, step=3) == seen[3 * batch : 4 * batch]
 
 
-def test_generator_depends_on_seed_and_step_alone():
-    draws = {(seed, step): torch.randn(4, generator=generator(seed, step)) for seed in (0, 1) for step in (0, 1)}
-    assert torch.equal(draws[0, 1], torch.randn(4, generator=generator(0, 1)))
-    assert len({tuple(x.tolist()) for x in draws.values()}) == 4
+def test_folder_gives_a_part_of_itself(shapes):
+    data = ImageFolder(shapes, 64)
+    part = data.only(range(3, 9, 2))
+    assert len(part) == 3 and part.texts == [data.texts[i] for i in (3, 5, 7)] and len(data) == 24
+    images, texts = part.first(2)
+    assert torch.equal(images, data.batch([3, 5])) and texts == [data.texts[3], data.texts[5]]
+    assert len(part.first(99)[0]) == len(part.first(99)[1]) == 3
 
 
 def test_random_crop_takes_squares_from_everywhere():
     rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
     images = torch.stack([rows, columns, rows])[None].expand(400, -1, -1, -1)
-    crops = random_crop(images, 4, generator(0, 0))
+    chance = torch.rand(400, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    crops = random_crop(images, 4, chance)
     corners = crops[:, :2, 0, 0].long()
     assert set(map(tuple, corners.tolist())) == {(top, left) for top in range(3) for left in range(5)}
     assert torch.equal(crops - crops[..., :1, :1], crops.new_zeros(400, 3, 4, 4) + images[:, :, :4, :4])
-    assert torch.equal(random_crop(images, 6, generator(0, 0))[:, 0], images[:, 0, :, :6])
+    assert torch.equal(random_crop(images, 6, chance)[:, 0], images[:, 0, :, :6])
+    assert torch.equal(random_crop(images, 4, torch.zeros(400, 2)), images[:, :, :4, :4])
 
 
-def test_captions_keep_the_vocabulary_that_occurs():
+def test_words_are_places_in_the_vocabulary_that_occurs():
     tokenizer = Tokenizer()
-    captions = Captions(TEXTS, tokenizer)
-    expected = tokenizer([text for several in TEXTS for text in several]).unique()
-    assert torch.equal(captions.vocabulary, expected)
-    ids = captions.vocabulary[captions.first([0, 1, 2])]
-    assert torch.equal(ids, tokenizer(["a red disc", "a blue bar", ""]))
-    assert torch.equal(captions.vocabulary[captions.empty], tokenizer([""]))
+    vocabulary = vocabulary_of(TEXTS, tokenizer)
+    assert torch.equal(vocabulary, tokenizer([text for several in TEXTS for text in several]).unique())
+    words, texts = Words(tokenizer, vocabulary), ["a red disc", "", "a blue bar", "a red disc"]
+    ids = words(texts)
+    assert ids.max() < len(vocabulary) and torch.equal(vocabulary[ids], tokenizer(texts))
 
 
-def test_captions_draw_any_of_a_pictures_captions_and_drop_some():
-    captions, tokenizer = Captions(TEXTS, Tokenizer()), Tokenizer()
-    drawn = captions.vocabulary[captions.draw([0] * 3000, 0.1, generator(0, 0))]
-    counts = Counter(tokenizer.decode(row) for row in drawn)
-    assert set(counts) == {"a red disc", "disc in red", ""}
-    assert counts[""] == pytest.approx(300, abs=60)                     # 3.6 deviations
-    assert counts["a red disc"] == pytest.approx(1350, abs=110)         # 4 deviations
-    never = captions.vocabulary[captions.draw([1] * 50, 0.0, generator(0, 0))]
-    assert torch.equal(never, tokenizer(["a blue bar"] * 50))
+def test_words_of_the_whole_vocabulary_are_clips():
+    words = Words(Tokenizer(), torch.arange(49408))
+    assert torch.equal(words(["an unseen walrus"]), Tokenizer()(["an unseen walrus"])) and not words.some
 
 
-def test_captions_dense_puts_rows_in_their_places():
-    captions = Captions(TEXTS, Tokenizer())
-    rows, other = torch.randn(len(captions.vocabulary), 8), torch.randn(3)
-    dense = captions.dense({"token_embedding.weight": rows, "other": other})
-    assert dense["token_embedding.weight"].shape == (49408, 8) and dense["other"] is other
-    assert torch.equal(dense["token_embedding.weight"][captions.vocabulary], rows)
+def test_words_cut_long_captions_without_a_word():
+    long = "red " * 100
+    with pytest.warns(UserWarning, match="a prompt of 100 tokens is longer than 75"):
+        ids = Tokenizer()([long])
+    assert torch.equal(Words(Tokenizer(), torch.arange(49408))([long]), ids)    # warnings are errors here
+
+
+def test_dense_puts_rows_in_their_places():
+    words = Words(Tokenizer(), vocabulary_of(TEXTS, Tokenizer()))
+    rows, other = torch.randn(len(words.vocabulary), 8), torch.randn(3)
+    dense = words.dense({"token_embedding.weight": rows, "other": other})
+    assert words.some and dense["token_embedding.weight"].shape == (49408, 8) and dense["other"] is other
+    assert torch.equal(dense["token_embedding.weight"][words.vocabulary], rows)
     assert dense["token_embedding.weight"].count_nonzero() == rows.count_nonzero()

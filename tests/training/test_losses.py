@@ -1,4 +1,4 @@
-"""Losses, the critic, averaged weights, latents' statistics, the table of losses."""
+"""Losses, the critic, averaged weights, latents' statistics, learning rates, the table of losses."""
 
 import csv
 import math
@@ -8,13 +8,24 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ldm.samplers import Schedule
 from ldm.training.data import ImageFolder
 from ldm.training.discriminator import PatchGAN
+from ldm.training.distributed import World
 from ldm.training.ema import EMA
 from ldm.training.latents import cached_latents, encode, normalize_latents
-from ldm.training.losses import adversarial_weight, hinge_discriminator_loss, kl_loss, reconstruction_loss
-from ldm.training.progress import Losses, cosine, grid, load_state, save_state
+from ldm.training.losses import (
+    adversarial_weight,
+    diffusion_loss,
+    hinge_discriminator_loss,
+    kl_loss,
+    min_snr_weight,
+    reconstruction_loss,
+)
+from ldm.training.progress import Losses, constant, cosine, grid
 from ldm.vae import Posterior
+
+ALONE = World(0, 1, torch.device("cpu"))
 
 
 def test_reconstruction_loss_is_zero_for_equal_pictures():
@@ -51,10 +62,62 @@ def test_hinge_loss_is_zero_beyond_the_margin():
     assert hinge_discriminator_loss(fake, real) == pytest.approx((2 + 3 + 2 + 4) / 4)
 
 
-def test_adversarial_weight_balances_gradients():
-    weight = torch.tensor([1.0, 2.0], requires_grad=True)
-    reconstruction, adversarial = (weight * 3).sum(), (weight * 0.5).sum()
-    assert adversarial_weight(reconstruction, adversarial, weight).item() == pytest.approx(6, rel=1e-3)
+def test_adversarial_weight_balances_gradients_at_the_last_layer(vae):
+    """Against automatic differentiation."""
+    features, seen = torch.randn(2, 4, 8, 8), []
+    vae.decoder.conv_out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    decoded = vae.decode(features)
+    losses = decoded.abs().mean(), -decoded.square().mean()
+    wanted, given = (torch.autograd.grad(loss, vae.decoder.conv_out.weight, retain_graph=True)[0] for loss in losses)
+    at_picture = (torch.autograd.grad(loss, decoded, retain_graph=True)[0] for loss in losses)
+    weight = adversarial_weight(*at_picture, *seen, ALONE.mean)
+    torch.testing.assert_close(weight, wanted.norm() / (given.norm() + 1e-4), rtol=1e-5, atol=0)
+    assert 0 < weight < 1e4
+
+
+def test_adversarial_weight_is_of_the_mean_over_ranks():
+    wanted, given, features = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8), torch.randn(2, 5, 8, 8)
+    halves = [[x[i : i + 1] for x in (wanted, given, features)] for i in range(2)]
+    seen: list[torch.Tensor] = []
+    adversarial_weight(*halves[1], lambda gradient: seen.append(gradient) or gradient)
+    other = iter(seen)
+    both = adversarial_weight(*halves[0], lambda gradient: (gradient + next(other)) / 2)
+    whole = adversarial_weight(wanted / 2, given / 2, features, ALONE.mean)     # means over twice as many
+    torch.testing.assert_close(both, whole, rtol=1e-4, atol=0)
+
+
+def test_diffusion_loss_is_the_weighted_squared_error():
+    a, b, weight = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.tensor([1.0, 0.5, 0.0])
+    torch.testing.assert_close(diffusion_loss(a, b), nn.functional.mse_loss(a, b), rtol=1e-6, atol=0)
+    expected = ((a[0] - b[0]).square().mean() + 0.5 * (a[1] - b[1]).square().mean()) / 3
+    torch.testing.assert_close(diffusion_loss(a, b, weight), expected, rtol=1e-6, atol=0)
+
+
+def test_min_snr_weighs_the_error_of_x0_alike_whatever_is_predicted():
+    """The same error, told as one of eps, v or x0, has the same loss: min(SNR, 5) times that of x0."""
+    schedule, t = Schedule(), torch.arange(0, 1000, 37)
+    alpha_bar = schedule.alphas_cumprod[t]
+    x0, noise, error = torch.randn(3, len(t), 4, 2, 2, dtype=torch.float64)
+    x = schedule.add_noise(x0, noise, t)
+    alpha, sigma = schedule.weights(t, x)
+    guess = x0 + error
+    eps = (x - alpha * guess) / sigma                   # what says that x0 is `guess`
+    told = {"x0": guess, "eps": eps, "v": alpha * eps - sigma * guess}
+    losses = {name: diffusion_loss(answer.float(), schedule.target(x0, noise, t, name).float(),
+                                   min_snr_weight(alpha_bar, name)) for name, answer in told.items()}
+    snr = alpha_bar / (1 - alpha_bar)
+    assert snr.min() < 5 < snr.max()
+    expected = (snr.clamp(max=5).float() * error.float().square().mean((1, 2, 3))).mean()
+    for name in told:
+        torch.testing.assert_close(losses[name], expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_min_snr_is_finite_at_both_ends(prediction):
+    weight = min_snr_weight(torch.tensor([0.0, 2**-24, 1.0], dtype=torch.float64), prediction, 5.0)
+    assert weight.isfinite().all() and (weight >= 0).all()
+    assert weight[-1] == {"eps": 0, "v": 0, "x0": 5}[prediction]
+    assert weight[0] == {"eps": 1, "v": 0, "x0": 0}[prediction]
 
 
 def test_patch_gan_scores_patches():
@@ -105,15 +168,19 @@ def test_cosine_rises_then_falls():
     assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
 
 
+def test_constant_rises_then_stays():
+    assert [constant(step, 100, 4) for step in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1, 1, 1]
+    assert constant(0, 100, 0) == 1
+
+
 def test_normalized_latents_have_unit_statistics_and_change_no_picture(shapes, vae):
-    data, indices = ImageFolder(shapes, 64), list(range(24))
-    images = data.batch(indices).double()
+    images = ImageFolder(shapes, 64).batch(range(24)).double()
     vae.double()                                        # so that rounding does not hide a mistake
     with torch.no_grad():
         before = vae(images)
         deviation = vae.encode(images).logvar.exp().sqrt() / vae.encode(images).mean.std((0, 2, 3), keepdim=True)
-    normalize_latents(vae, data, indices)
-    z = encode(vae, data, indices)
+    normalize_latents(vae, images.split(5))
+    z = encode(vae, images)
     assert z.mean((0, 2, 3)).abs().max() < 1e-4
     torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(4), rtol=0, atol=1e-4)
     with torch.no_grad():
@@ -125,29 +192,17 @@ def test_normalized_latents_have_unit_statistics_and_change_no_picture(shapes, v
 
 def test_latents_are_cached_for_one_vae(shapes, vae, tmp_path, monkeypatch):
     data, path = ImageFolder(shapes, 64), tmp_path / "latents.safetensors"
-    first = cached_latents(path, vae, data)
+    first = cached_latents(path, vae, data, ALONE)
     assert first.shape == (24, 4, 8, 8) and first.dtype == torch.float16
-    torch.testing.assert_close(first.float(), encode(vae, data, list(range(24))), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(first.float(), encode(vae, data.batch(range(24))), rtol=1e-3, atol=1e-3)
     encode_, calls = vae.encode, []
     monkeypatch.setattr(vae, "encode", lambda x: calls.append(len(x)) or encode_(x))
-    assert torch.equal(cached_latents(path, vae, data), first) and not calls
+    assert torch.equal(cached_latents(path, vae, data, ALONE), first) and not calls
     with torch.no_grad():
         vae.encoder.quant.bias += 1
-    assert not torch.equal(cached_latents(path, vae, data), first) and sum(calls) == 24
-
-
-def test_state_is_restored(tmp_path):
-    layer, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    save_state(tmp_path / "state.pt", layer=layer, step=7)
-    assert load_state(tmp_path / "state.pt", layer=other) == {"step": 7}
-    assert torch.equal(layer.weight, other.weight) and torch.equal(layer.bias, other.bias)
-
-
-@pytest.mark.parametrize("wanted", [{"layer": nn.Linear(3, 2)}, {"critic": nn.Linear(2, 2)}])
-def test_state_of_another_run_is_refused(tmp_path, wanted):
-    save_state(tmp_path / "state.pt", layer=nn.Linear(2, 2), step=7)
-    with pytest.raises(ValueError, match=f"does not fit the {[*wanted][0]}: it is of a run with other settings"):
-        load_state(tmp_path / "state.pt", **wanted)
+    assert not torch.equal(cached_latents(path, vae, data, ALONE), first) and sum(calls) == 24
+    part = cached_latents(path, vae, data.only([3, 4]), ALONE)
+    assert part.shape == (2, 4, 8, 8)
 
 
 def test_losses_replace_rows_from_before_a_restart(tmp_path):
@@ -163,6 +218,44 @@ def test_losses_replace_rows_from_before_a_restart(tmp_path):
     again.draw()
     with Image.open(tmp_path / "losses.png") as image:
         assert image.size == (700, 400)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_losses_that_diverged_stop_the_run(tmp_path, value):
+    losses = Losses(tmp_path / "losses.csv", ["loss"])
+    losses.add(10, 0.5)
+    with pytest.raises(ValueError, match=f"the loss at step 20 is {value}: training has diverged"):
+        losses.add(20, value)
+    assert (tmp_path / "losses.csv").read_text().splitlines() == ["step,loss", "10,0.5"]
+
+
+def test_losses_and_samples_go_to_tensorboard(tmp_path):
+    """Read back by TensorBoard itself; what an interrupted run wrote after `start` is not shown."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = Losses(tmp_path / "losses.csv", ["train", "held out"], tmp_path / "board")
+    for step in (0, 10, 20):
+        first.add(step, 1.0, 2.0 + step)
+    again = Losses(tmp_path / "losses.csv", ["train", "held out"], tmp_path / "board", start=10)
+    again.add(20, 0.25, 0.5)
+    again.show(20, Image.new("RGB", (5, 4), (255, 0, 0)))
+    for losses in (first, again):
+        losses.board.close()
+    board = EventAccumulator(str(tmp_path / "board")).Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss/held out")] == [(0, 2.0), (20, 0.5)]
+    [shown] = board.Images("samples")
+    assert (shown.step, shown.width, shown.height) == (20, 5, 4)
+    with Image.open(tmp_path / "samples.png") as image:
+        assert image.size == (5, 4)
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "tensorboard"])
+def test_losses_say_at_once_what_is_not_installed(tmp_path, monkeypatch, missing):
+    monkeypatch.setattr("ldm.training.progress.find_spec", lambda name: None if name == missing else name)
+    with pytest.raises(ValueError, match=rf"needs {missing}; try pip install 'ldm\[train\]'"):
+        Losses(tmp_path / "losses.csv", ["loss"], tmp_path / "board")
+    if missing == "tensorboard":
+        Losses(tmp_path / "losses.csv", ["loss"])       # which does without
 
 
 def test_grid_lays_pictures_out_in_rows():
