@@ -1,9 +1,13 @@
-"""A tiny VAE to train with."""
+"""A tiny VAE to train with, and what fine-tuning needs."""
 
 import pytest
 import torch
+from character import character, interrupt, plain
+from scripts.conftest import run_script
 
 from ldm.vae import VAE, VAEConfig
+
+__all__ = ["character", "interrupt", "plain", "run_script"]
 
 
 @pytest.fixture
