@@ -1,12 +1,12 @@
-"""Make the bundled model again, from nothing: pictures, VAE, latents, UNet.
+"""Make the bundled model again: pictures, VAE, latents, UNet.
 
-    python scripts/train_bundled.py --work DIR
+    python scripts/train_bundled.py --work DIR [--init ldm/bundled/model.safetensors] [--ranks 2]
 
-Every stage resumes where it was interrupted; what is there already is not made again.  Needs npm (for the pictures) and
-about three hours on 2 cores.  The result is DIR/unet/model.safetensors, and DIR/bundled.safetensors in float16.
+Every stage resumes where it was interrupted; what is there already is not made again.  --init goes on from a finished
+model; without it, one learns few objects first, alone and in 3D.  Needs npm (for the pictures).  The result is
+DIR/unet/model.safetensors, and DIR/bundled.safetensors in float16.
 """
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -17,16 +17,34 @@ import torch
 from ldm import Pipeline
 
 HERE = Path(__file__).parent
-VAE = ["--steps", "3600", "--batch", "16", "--lr", "0.002", "--every", "200", "--bf16"]
-UNET = ["--channels", "64", "--multipliers", "1", "2", "3", "--attn", "1", "1", "1", "--batch", "32", "--lr", "0.001",
-        "--every", "500", "--bf16"]
-STEPS = 5500, 9000                                      # to the first the rate falls to 0; it starts again at a third
+SQUARES, LATENTS = 16, 64                               # samples of a step of VAE and UNet, over all ranks
+VAE = ["--steps", 14000, "--lr", 0.001, "--every", 500, "--bf16"]
+SHAPE = ["--channels", 64, "--multipliers", 1, 2, 3, "--attn", 1, 1, 1]
+UNET = ["--every", 500, "--bf16", "--levels", 4]
+FEW = ["--steps", 4500, "--lr", 0.001]
+ALL = ["--steps", 36000, "--lr", 0.0007, "--ema", 0.999]
 
 
-def stage(script: str, *args: str | int | Path, unless: Path | None = None) -> None:
-    """Run a script, unless the file that it makes last is there."""
+def stage(script: str, *args: object, ranks: int = 1, unless: Path | None = None) -> None:
+    """Run a script, on so many processes, unless the file that it makes last is there."""
     if unless is None or not unless.exists():
-        subprocess.run([sys.executable, str(HERE / script), *map(str, args)], check=True)
+        several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+        subprocess.run([sys.executable, *several, str(HERE / script), *map(str, args)], check=True)
+
+
+def train_vae(data: Path, out: Path, init: Path | None, ranks: int) -> Path:
+    """The VAE of all pictures, from that of a model where there is one."""
+    begin = ["--init", init] if init else []
+    stage("train_vae.py", "--data", data, "--out", out, *begin, *VAE, "--batch", SQUARES // ranks, ranks=ranks,
+          unless=out / "vae.safetensors")
+    return out / "vae.safetensors"
+
+
+def train_unet(data: Path, vae: Path, out: Path, *args: object, ranks: int) -> Path:
+    """The UNet and its text encoder; resumed where it is not finished."""
+    stage("train_unet.py", "--data", data, "--vae", vae, "--out", out, *UNET, *args, "--batch", LATENTS // ranks,
+          ranks=ranks)
+    return out / "model.safetensors"
 
 
 def save_half(model: Path, out: Path) -> None:
@@ -36,19 +54,23 @@ def save_half(model: Path, out: Path) -> None:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = cli.Parser(__doc__)
     p.add_argument("--work", type=Path, required=True, help="folder for pictures, checkpoints and the result")
-    work = p.parse_args().work
-    npm, all_objects, named, vae, unet = (work / name for name in ("npm", "all", "named", "vae", "unet"))
-    stage("emoji.py", "--source", npm, "--out", all_objects, "--objects", "all", "--white", "6", "--coloured", "1",
-          unless=all_objects / "metadata.jsonl")
-    stage("train_vae.py", "--data", all_objects, "--out", vae, *VAE, unless=vae / "vae.safetensors")
-    stage("emoji.py", "--source", npm, "--out", named, "--white", "8", "--coloured", "1",
-          unless=named / "metadata.jsonl")
-    for steps in STEPS:                                 # each goes on where the last one stopped
-        stage("train_unet.py", "--data", named, "--vae", vae / "vae.safetensors", "--out", unet, "--steps", steps,
-              *UNET)
-    save_half(unet / "model.safetensors", work / "bundled.safetensors")
+    p.add_argument("--source", type=Path, help="folder of npm packages (default WORK/npm)")
+    p.add_argument("--init", type=Path, help="model file to start from (default: random weights)")
+    p.add_argument("--ranks", type=cli.positive, default=1, help="processes that train together (default 1)")
+    args = p.parse_args()
+    if SQUARES % args.ranks:
+        raise ValueError(f"ranks {args.ranks} do not divide a step's {SQUARES} samples; try 2")
+    work, ranks, init = args.work, args.ranks, args.init
+    source, pictures, few = args.source or work / "npm", work / "pictures", work / "few"
+    stage("emoji.py", "--source", source, "--out", pictures, unless=pictures / "metadata.jsonl")
+    vae = train_vae(pictures, work / "vae", init, ranks)
+    if init is None:
+        stage("emoji.py", "--source", source, "--out", few, "--few", unless=few / "metadata.jsonl")
+        init = train_unet(few, vae, work / "first", *SHAPE, *FEW, ranks=ranks)
+    model = train_unet(pictures, vae, work / "unet", "--init", init, *ALL, ranks=ranks)
+    save_half(model, work / "bundled.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""scripts/train_bundled.py: which stages it runs, and what it makes of the result."""
+
+import argparse
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from shutil import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands of stages, which are not run."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: started.append(command))
+    return started
+
+
+@pytest.fixture
+def work(tiny_model: Path, tmp_path: Path) -> Path:
+    """A folder where the last training has left a model."""
+    (tmp_path / "unet").mkdir()
+    copy(tiny_model, tmp_path / "unet" / "model.safetensors")
+    return tmp_path
+
+
+def stages(commands: list[list[str]]) -> list[str]:
+    return [Path(part).name for command in commands for part in command if part.endswith(".py")]
+
+
+def after(flag: str, command: list[str]) -> str:
+    return command[command.index(flag) + 1]
+
+
+def test_train_bundled_begins_with_few_objects(run_script, commands, work):
+    assert run_script("train_bundled.py", "--work", work).returncode == 0
+    assert stages(commands) == ["emoji.py", "train_vae.py", "emoji.py", "train_unet.py", "train_unet.py"]
+    _, vae, few, first, last = commands
+    assert "--few" in few and "--init" not in vae + first
+    assert after("--data", first) == after("--out", few) != after("--data", last)
+    assert after("--init", last) == str(Path(after("--out", first)) / "model.safetensors")
+    assert after("--vae", first) == after("--vae", last) == str(Path(after("--out", vae)) / "vae.safetensors")
+    assert {weight.dtype for weight in load_file(work / "bundled.safetensors").values()} == {torch.float16}
+
+
+def test_train_bundled_makes_nothing_twice_and_goes_on_from_a_model(run_script, commands, work, tiny_model):
+    for folder, file in (("pictures", "metadata.jsonl"), ("vae", "vae.safetensors")):
+        (work / folder).mkdir()
+        (work / folder / file).touch()
+    done = run_script("train_bundled.py", "--work", work, "--init", tiny_model, "--ranks", 2)
+    assert done.returncode == 0 and stages(commands) == ["train_unet.py"]
+    assert after("--init", commands[0]) == str(tiny_model) and after("--batch", commands[0]) == "32"
+    assert commands[0][1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def test_train_bundled_refuses_ranks_that_do_not_divide_a_step(run_script, commands, tmp_path):
+    done = run_script("train_bundled.py", "--work", tmp_path, "--ranks", 3)
+    assert done.returncode == 2 and "ranks 3 do not divide a step's 16 samples; try 2" in done.stderr
+    assert commands == []
+
+
+class Parsed(Exception):
+    """The command line was understood."""
+
+
+@pytest.mark.parametrize("init", [[], ["--init", "model.safetensors"]])
+def test_train_bundled_gives_flags_that_the_scripts_know(run_script, commands, work, monkeypatch, init):
+    run_script("train_bundled.py", "--work", work, *init)
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(parser, *rest):
+        parse_args(parser, *rest)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    for _, script, *args in commands:
+        monkeypatch.setattr(sys, "argv", [script, *args])
+        with pytest.raises(Parsed):
+            runpy.run_path(script, run_name="__main__")
