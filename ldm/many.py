@@ -35,6 +35,7 @@ class Job:
     prompt: str
     settings: dict[str, Any]                            # all of Settings; seed and count are of this picture alone
     error: str = ""
+    embeddings: tuple[dict[str, str], ...] = ()         # names and hashes of those that its prompts have
 
 
 def read_jobs(path: str | Path, defaults: Mapping[str, Any]) -> list[Job]:
@@ -106,13 +107,13 @@ def jobs_of(row: Mapping[str, Any], n: int, defaults: Mapping[str, Any]) -> list
 
 
 def identity(pipe: Pipeline) -> dict[str, Any]:
-    """What besides prompt and settings a picture depends on: model and plug-ins, with the SHA-256 of all weights."""
+    """What all pictures depend on besides prompt and settings: model and plug-ins, with the SHA-256 of all weights."""
     weights = hashlib.sha256()
     for network in pipe.networks.values():
         for tensor in network.state_dict().values():
             weights.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return {"name": pipe.origin.model, "prediction": pipe.prediction, **pipe.plugin_metadata(),
-            "weights": weights.hexdigest()}
+    told = {name: files for name, files in pipe.plugin_metadata().items() if name != "embeddings"}
+    return {"prediction": pipe.prediction, **told, "weights": weights.hexdigest()}
 
 
 class Manifest:
@@ -134,7 +135,8 @@ class Manifest:
 
     def record(self, job: Job, **result: str) -> dict[str, Any]:
         """A line: what was wanted, and `sha256` or `error`."""
-        return {"file": job.file, "prompt": job.prompt, "settings": job.settings, "model": self.model, **result}
+        used = {"embeddings": [*job.embeddings]} if job.embeddings else {}
+        return {"file": job.file, "prompt": job.prompt, "settings": job.settings, "model": self.model, **used, **result}
 
     def holds(self, job: Job) -> bool:
         """Whether the picture is there whole.  Raises ValueError where another one would be overwritten."""
@@ -144,7 +146,7 @@ class Manifest:
         known = self.records.get(job.file)
         if known is None:
             raise ValueError(f"{path} is there, but not in {self.path.name}; give another folder, or move it away")
-        if known != self.record(job, sha256=known["sha256"]):
+        if known != self.record(job, sha256=known.get("sha256", "")):
             raise ValueError(f"{path} was drawn from another prompt, model or settings; give another folder, or delete "
                              "it")
         return pixels(path) == known["sha256"]
@@ -153,15 +155,15 @@ class Manifest:
         """Note a picture, and write its file."""
         self.records[job.file] = self.record(job, sha256=sha256)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(self.records[job.file], ensure_ascii=False) + "\n")
+            file.write(json.dumps(self.records[job.file]) + "\n")
         write_atomically(self.folder / job.file, lambda path: path.write_bytes(content))
 
     def write(self, jobs: Sequence[Job] = ()) -> None:
         """Write the whole anew: `jobs` in their order, those that failed with the error; then all others."""
         lines = [self.record(job, error=job.error) if job.error else self.records[job.file] for job in jobs]
-        wanted = {job.file for job in jobs}
-        lines += [record for file, record in self.records.items() if file not in wanted]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        told = {job.file for job in jobs if not job.error}     # what an error keeps from being drawn may be there yet
+        lines += [record for file, record in self.records.items() if file not in told]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, lambda path: path.write_text(text, encoding="utf-8"))
 

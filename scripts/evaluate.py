@@ -118,15 +118,18 @@ def main() -> None:
     out, device = args.out or args.made / "scores.json", resolve_device(args.device)
     made, real = (pictures_in(folder) if folder else [] for folder in (args.made, args.real))
     prompts = [prompt_of(path) for path in made] if args.clip else []           # what lacks is said before the work
+    network = load_network(args.features, device) if args.features else None
+    scorer = ClipScorer(args.clip, args.clip_file, device, args.clip_prefix) if args.clip else None
+    if network and min(len(made), len(real)) <= NEIGHBOURS:
+        raise ValueError(f"{len(made)} made and {len(real)} real pictures are too few; take more than {NEIGHBOURS} of "
+                         "each")
     scores: dict[str, Any] = {"made": len(made)}
-    if args.features:
-        network = load_network(args.features, device)
+    if network:
         with tempfile.TemporaryDirectory() as folder:
             stores = {"real": real, "made": made}
             features = {name: seen(network, files, Path(folder, name), device, args) for name, files in stores.items()}
             scores |= against_real(**features)
-    if args.clip:
-        scorer = ClipScorer(args.clip, args.clip_file, device, args.clip_prefix)
+    if scorer:
         scores |= against_prompts(scorer, made, prompts, args.batch)
     for name, score in scores.items():
         print(f"{name:22}{score:.6g}" if isinstance(score, float) else f"{name:22}{score}")

@@ -40,7 +40,7 @@ class Painter:
     def __init__(self, args: argparse.Namespace, folder: str):
         os.chdir(folder)                                # paths in `args` may be relative
         torch.set_num_threads(args.threads)
-        self.pipe = cli.load(args)
+        self.pipe = cli.load(argparse.Namespace(**{**vars(args), "out": Path(".")}))    # it writes nothing itself
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         content, told = io.BytesIO(), {"n": row["n"], "sha256": "", "error": ""}
@@ -68,17 +68,17 @@ def arguments() -> argparse.Namespace:
 
 
 def checked(job: Job, pipe: Pipeline) -> Job:
-    """The job, with an error where the model cannot draw it.  Warns of what it would warn of."""
+    """The job, with its embeddings, or an error where the model cannot draw it.  Warns of what it would warn of."""
     if job.error:
         return job
     try:
         if extract_loras(job.prompt)[1]:
             raise ValueError("a LoRA is for all pictures of a run; give it with --lora")
-        pipe.plan(job.prompt, **job.settings)
+        plan = pipe.plan(job.prompt, **job.settings)
         pipe.warn_of_unseen([job.prompt, job.settings["negative_prompt"]], job.settings["prompt_syntax"])
     except ValueError as error:
         return replace(job, error=str(error))
-    return job
+    return replace(job, embeddings=tuple(pipe.plugin_metadata(plan).get("embeddings", ())))
 
 
 def connect(args: argparse.Namespace) -> Any:

@@ -35,7 +35,8 @@ def main() -> None:
         print(f"frames: {args.frames}, {args.blend} over {len(args.prompts)} prompts\n{plan.describe()}")
         return
     told = {"task": "interpolate", "prompts": args.prompts, "frames": args.frames, "blend": args.blend}
-    save_animation(list(tqdm(frames, total=args.frames, unit="frame")), out, args.fps, pipe.metadata(plan, 0) | told)
+    told = pipe.metadata(plan, 0) | pipe.plugin_metadata() | told       # the embeddings of all prompts
+    save_animation(list(tqdm(frames, total=args.frames, unit="frame")), out, args.fps, told)
     print(out)
 
 

@@ -23,7 +23,7 @@ from ldm import Pipeline, Settings
 from ldm.images import check_target, digest, psnr, read_metadata, read_parameters, save_image
 from ldm.metadata import PROGRAM, from_parameters
 from ldm.pipeline import BUNDLED
-from ldm.plugins.folders import Kind, find
+from ldm.plugins.folders import Kind, extract_loras, find, search
 from ldm.tasks import Colorizer, Enlarger, Task, Varied, X4Upscaler, tiled
 from ldm.weights.fingerprint import fingerprint
 
@@ -50,7 +50,8 @@ def read_told(path: Path) -> dict[str, Any]:
     lacking = {"sampler", "steps", "seed"} - settings.keys()
     if lacking:
         raise ValueError(f"{path} names no {' and no '.join(sorted(lacking))} that is known here; it says {rest}")
-    told = {"prompt": prompt, **settings, **rest}
+    text, loras = extract_loras(prompt)
+    told = {"prompt": text, **settings, **rest, "loras": [{"name": name, "weight": weight} for name, weight in loras]}
     for theirs in ("Model hash", "VAE hash"):           # of all of a file
         told.pop(theirs, None)
     for theirs in ("Model", "VAE", "Version"):
@@ -101,10 +102,18 @@ def changes(told: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
         if name in FILES:
             if not same_file(name, told, now):
                 yield f"{name}: then {file_words(name, told)}, now {file_words(name, now)}"
-        elif name in now and then != now[name]:
+        elif name in now and not is_told(then, now[name]):
             yield f"{name}: then {in_words(then)}, now {in_words(now[name])}"
         elif name not in now and then:
             yield f"{name}: then {in_words(then)}, not made again"
+
+
+def is_told(then: Any, now: Any) -> bool:
+    """Whether a value is the same; of plug-in files, of which A1111 tells no hash, as far as it was told."""
+    if not isinstance(then, list) or not isinstance(now, list) or len(then) != len(now):
+        return then == now
+    pairs = zip(then, now, strict=True)
+    return all(a.items() <= b.items() if isinstance(a, dict) and isinstance(b, dict) else a == b for a, b in pairs)
 
 
 def in_words(value: Any) -> str:
@@ -130,18 +139,18 @@ def load(args: argparse.Namespace, told: dict[str, Any]) -> Pipeline:
     pipe = Pipeline.load(ckpt, args.device, args.dtype or told.get("dtype", "auto"), told.get("ema", True),
                          told.get("kernels", "auto"), told.get("prediction"), vae)
     for lora in told.get("loras", []):
-        if path := find_or_none("loras", lora["name"], args.models_dir):
+        if path := search_or_none("loras", lora["name"], args.models_dir):
             pipe.load_lora(path, lora["weight"])
     for embedding in told.get("embeddings", []):
-        if path := find_or_none("embeddings", embedding["name"], args.models_dir):
+        if path := search_or_none("embeddings", embedding["name"], args.models_dir):
             pipe.load_embedding(path, embedding["name"])
     return pipe
 
 
-def find_or_none(kind: Kind, name: str, models_dir: Path | None) -> Path | None:
+def search_or_none(kind: Kind, name: str, models_dir: Path | None) -> Path | None:
     """The file of that name, where there is one."""
     try:
-        return find(kind, name, models_dir)
+        return search(kind, name, models_dir)
     except ValueError:
         return None
 

@@ -24,7 +24,7 @@ from ldm.tasks import Enlarger, Task, X4Upscaler, check_noise_level, is_x4, tile
 def check(args: argparse.Namespace) -> None:
     """Raises ValueError for what is wrong, before the model is loaded."""
     Settings(**from_arguments(args))
-    within("scale", args.scale or 1, 1, 16)
+    within("scale", 1 if args.scale is None else args.scale, 1, 16)
     check_noise_level(args.noise_level or 0)
     if args.image and (args.width or args.height):
         raise ValueError("width and height are for a picture that is drawn first; with --image give --scale")

@@ -2,6 +2,7 @@
 
 import pytest
 from PIL import Image
+from plugins.lora_files import layers, write_lora
 from replays import drawn, text_alone
 
 from ldm import __version__
@@ -45,3 +46,15 @@ def test_replay_of_a_text_does_without_the_vae_and_says_so(pipe, replay, tmp_pat
     path = text_alone(path, read_parameters(path) + ", VAE hash: 735e4c3a44, VAE: vae-ft-mse.safetensors")
     code, lines = replay(path, "--dtype", "float32")
     assert code == 0 and lines[0] == "vae: then vae-ft-mse.safetensors, now none" and len(lines) == 2
+
+
+def test_replay_of_a_text_loads_the_loras_of_its_prompt(pipe, replay, tmp_path):
+    (tmp_path / "loras").mkdir()
+    write_lora(tmp_path / "loras" / "fox.safetensors", layers(pipe.unet, pipe.text))
+    pipe.load_lora(tmp_path / "loras" / "fox.safetensors", 0.5)
+    path = drawn(pipe, tmp_path / "cat.png")
+    text = read_parameters(path).replace("a cat", "a cat<lora:fox:0.5>", 1)
+    path = text_alone(path, text)
+    assert replay(path, "--dtype", "float32", "--models-dir", tmp_path) == (
+        0, [f"bit-exact: SHA-256 {digest(Image.open(path))}"])
+    assert replay(path, "--dtype", "float32")[1][0] == "loras: then name fox weight 0.5, not made again"
