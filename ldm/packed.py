@@ -160,7 +160,7 @@ class PackedGate(PackedLinear):
         """x [... in] -> values times the GELU of their gates [... out]."""
         value_bias, gate_bias = self.bias.chunk(2)
         gates = torch.ops.mkldnn._linear_pointwise(x, self.gates, gate_bias, "gelu", [], "none")
-        return torch.ops.mkldnn._linear_pointwise(x, gates, self.packed, value_bias, "mul")
+        return torch.ops.mkldnn._linear_pointwise.binary(x, gates, self.packed, value_bias, "mul")
 
 
 class PackedGEGLU(nn.Module):
