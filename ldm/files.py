@@ -2,11 +2,26 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 PROBE = 2**20                                           # bytes
+
+
+def listed(folder: str | Path, suffixes: Collection[str]) -> list[Path]:
+    """The files with these suffixes, in any case, of a folder and its subfolders, sorted.
+
+    Hidden ones are left out: a program that was killed leaves what it had half written under such a name.
+    """
+    return sorted(path for path in Path(folder).rglob("*")
+                  if path.suffix.lower() in suffixes and not path.name.startswith("."))
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what `write_atomically` of programs that were killed left in a folder.  Nobody may be writing there."""
+    for path in folder.glob(".*.partial*"):
+        path.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:

@@ -1,6 +1,6 @@
 """From a model file to the three components and back: what the formats (ldm.weights) and the components agree on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -216,15 +216,17 @@ def load_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> VAE:
 
 
 def save_parts(path: str | Path, vae: VAE, unet: UNet, text: CLIPText, metadata: dict[str, Any],
-               vocabulary: Tensor | None = None) -> None:
+               vocabulary: Tensor | None = None, states: Mapping[str, Mapping[str, Tensor]] | None = None) -> None:
     """Write a model as one official .safetensors file, with what its shapes cannot say as metadata.
 
+    `states`: weights of "unet" and "text" to write in place of the networks' own, such as averaged ones.
     Raises ValueError for a tiny autoencoder, which has no place in such a file.
     """
     if isinstance(vae, TinyVAE):
         raise ValueError("a tiny autoencoder has no place in an official file; load the model with its own VAE to save")
-    parts = {"unet": (unet.state_dict(), unet_names.rows(unet.cfg)), "vae": (vae.state_dict(), vae_names.rows(vae.cfg)),
-             "text": (text.state_dict(), text_names.rows(text.cfg))}
+    states = states or {"unet": unet.state_dict(), "text": text.state_dict()}
+    parts = {"unet": (states["unet"], unet_names.rows(unet.cfg)), "vae": (vae.state_dict(), vae_names.rows(vae.cfg)),
+             "text": (states["text"], text_names.rows(text.cfg))}
     channels = unet.cfg.head_channels
     heads = {"head_channels": channels} if channels else {"heads": unet.cfg.heads}
     shape = {**heads, "groups": unet.cfg.groups, "vae_groups": vae.cfg.groups,

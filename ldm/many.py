@@ -6,7 +6,6 @@
 """
 
 import difflib
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from ldm.files import write_atomically
 from ldm.images import digest
 from ldm.pipeline import Pipeline
 from ldm.settings import Settings
+from ldm.weights.fingerprint import digest_of_weights
 
 KINDS = {f.name: (f.metadata["type"], f.default) for f in fields(Settings)}
 WORDS = {int: "a whole number", float: "a number", str: "a text"}
@@ -108,12 +107,8 @@ def jobs_of(row: Mapping[str, Any], n: int, defaults: Mapping[str, Any]) -> list
 
 def identity(pipe: Pipeline) -> dict[str, Any]:
     """What all pictures depend on besides prompt and settings: model and plug-ins, with the SHA-256 of all weights."""
-    weights = hashlib.sha256()
-    for network in pipe.networks.values():
-        for tensor in network.state_dict().values():
-            weights.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     told = {name: files for name, files in pipe.plugin_metadata().items() if name != "embeddings"}
-    return {"prediction": pipe.prediction, **told, "weights": weights.hexdigest()}
+    return {"prediction": pipe.prediction, **told, "weights": digest_of_weights(*pipe.networks.values())}
 
 
 class Manifest:

@@ -65,12 +65,11 @@ def parser(doc: str | None, without: tuple[str, ...] = ()) -> argparse.ArgumentP
     p.add_argument("--embedding", action="append", default=[], metavar="NAME",
                    help="teach the prompts a textual inversion: a file, or its name in embeddings/; where a prompt has "
                         "the name itself, it is found without this")
-    p.add_argument("--models-dir", type=Path, help="where the folders models, loras, embeddings and controlnets are "
-                                                   "(default: the environment variable LDM_MODELS, or here)")
+    add_models_dir(p)
     p.add_argument("--out", type=Path, default=Path("out"), help="folder, .png, .jpg or .webp to write (default out)")
     p.add_argument("--plan", action="store_true", help="say what would be done, step by step, and draw nothing")
     add_arguments(p, without)
-    p.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    add_device(p)
     p.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"],
                    help="precision (default: bfloat16 where the hardware has it)")
     p.add_argument("--kernels", default="auto", choices=get_args(Kernels),
@@ -81,6 +80,17 @@ def parser(doc: str | None, without: tuple[str, ...] = ()) -> argparse.ArgumentP
     p.add_argument("--verbose", action="store_true", help="say how each network was prepared")
     p.add_argument("--no-ema", action="store_true", help="take the raw weights of a file that has EMA twins")
     return p
+
+
+def add_models_dir(p: argparse.ArgumentParser, kinds: str = "models, loras, embeddings and controlnets") -> None:
+    """The flag that says where files are found by name; `kinds` are the folders that the program looks into."""
+    p.add_argument("--models-dir", type=Path, help=f"where the folders {kinds} are (default: the environment variable "
+                                                   "LDM_MODELS, or here)")
+
+
+def add_device(p: argparse.ArgumentParser) -> None:
+    """The flag that says on what to compute."""
+    p.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
 
 
 def positive(text: str) -> int:

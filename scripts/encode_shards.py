@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from ldm.loading import load_vae, resolve_device
 from ldm.training.distributed import world
-from ldm.training.latents import encode, fingerprint
+from ldm.training.latents import encode
 from ldm.training.shards import Shards, open_data, write_latents
 from ldm.vae import VAE
+from ldm.weights.fingerprint import digest_of_weights
 
 
 def encoded(data: Shards, url: str, vae: VAE, batch: int) -> Iterator[tuple[str, Tensor, list[str]]]:
@@ -37,7 +38,7 @@ def main() -> None:
     p.add_argument("--size", type=cli.positive, default=128, help="side in pixels, a multiple of 8 (default 128)")
     p.add_argument("--batch", type=cli.positive, default=16, help="pictures at a time (default 16)")
     p.add_argument("--out", type=Path, required=True, help="folder to write")
-    p.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    cli.add_device(p)
     args = p.parse_args()
     data = open_data(args.data, args.size)
     if not isinstance(data, Shards):
@@ -49,7 +50,7 @@ def main() -> None:
         for number, url in tqdm(mine, unit="shard", disable=not here.main):
             path = args.out / f"{number:06d}.tar"
             if not path.exists():
-                write_latents(path, encoded(data, url, vae, args.batch), fingerprint(vae))
+                write_latents(path, encoded(data, url, vae, args.batch), digest_of_weights(vae))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--clip-file", type=Path, help="its weights")
     p.add_argument("--clip-prefix", default="", help='words before each prompt; "A photo depicts " in the paper')
     p.add_argument("--batch", type=cli.positive, default=32, help="pictures at a time (default %(default)s)")
-    p.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    cli.add_device(p)
     p.add_argument("--out", type=Path, help="file to write (default: scores.json in the folder scored)")
     args = p.parse_args()
     for one, other in (("real", "features"), ("clip", "clip_file")):

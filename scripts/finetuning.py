@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from ldm import Pipeline
+from ldm.files import remove_partials
 from ldm.loading import PREDICTIONS
 from ldm.plugins import find
 from ldm.training.checkpoint import load_state, save_state
@@ -27,8 +28,7 @@ def parser(doc: str | None, lr: float) -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, help="folder to write; an interrupted run there is resumed")
     p.add_argument("--ckpt", help="model file or its name in models/ (default: bundled model)")
     p.add_argument("--prediction", choices=PREDICTIONS, help="what the network predicts (default: as the file says)")
-    p.add_argument("--models-dir", type=Path, help="where the folders models and embeddings are (default: the "
-                                                   "environment variable LDM_MODELS, or here)")
+    cli.add_models_dir(p, "models and embeddings")
     p.add_argument("--size", type=cli.positive, help="side in pixels, a multiple of 8 (default: the model's)")
     p.add_argument("--steps", type=cli.positive, default=500, help="training steps (default 500)")
     p.add_argument("--batch", type=cli.positive, default=4, help="pictures per step (default 4)")
@@ -41,7 +41,7 @@ def parser(doc: str | None, lr: float) -> argparse.ArgumentParser:
     p.add_argument("--every", type=cli.positive, default=100, help="steps between checkpoints (default 100)")
     p.add_argument("--samples", type=int, default=4, help="pictures of --prompt drawn at each (default 4; 0: none)")
     p.add_argument("--seed", type=int, default=0, help="seed of first weights, order and noise (default 0)")
-    p.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    cli.add_device(p)
     p.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
     return p
 
@@ -72,6 +72,7 @@ def learn(args: argparse.Namespace, pipe: Pipeline, learned: nn.Module, loss: Ca
     At every checkpoint `save(steps done)` writes what is learned, and then state.pt holds what resumes.
     """
     args.out.mkdir(parents=True, exist_ok=True)
+    remove_partials(args.out)
     opt = torch.optim.AdamW(learned.parameters(), lr=args.lr, weight_decay=0)
     losses, state, done, recent = Losses(args.out / "losses.csv", ["loss"]), args.out / "state.pt", 0, []
     if state.exists():

@@ -46,7 +46,7 @@ def parser(doc: str | None, batch: int, lr: float, warmup: int, held_out: int) -
     p.add_argument("--seed", type=int, default=0, help="seed of weights, order and noise (default 0)")
     p.add_argument("--workers", type=int, default=0, help="processes of each rank that read pictures (default 0: "
                                                           "they are read in between)")
-    p.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    cli.add_device(p)
     p.add_argument("--fsdp", action="store_true", help="cut weights, gradients and moments over the ranks (FSDP2); "
                                                        "default: each has them whole (DDP)")
     p.add_argument("--bf16", action="store_true", help="bfloat16 autocast")

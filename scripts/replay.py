@@ -192,13 +192,12 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--ckpt", help=".safetensors, .ckpt, .pt or diffusers folder, or its name in models/ (default: "
                                   "bundled model)")
     p.add_argument("--vae", help="file, or its name in models/, whose VAE it was decoded with (default: the model's)")
-    p.add_argument("--models-dir", type=Path, help="where the folders models, loras and embeddings are (default: the "
-                                                   "environment variable LDM_MODELS, or here)")
+    cli.add_models_dir(p, "models, loras and embeddings")
     p.add_argument("--image", type=Path, help="the input picture it was made from")
     p.add_argument("--mask", type=Path, help="the mask it was made with")
     p.add_argument("--out", type=Path, help="folder or file to write the new picture to (default: not written)")
     p.add_argument("--plan", action="store_true", help="say what would be done, step by step, and draw nothing")
-    p.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    cli.add_device(p)
     p.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], help="precision (default: as told)")
     return p.parse_args()
 

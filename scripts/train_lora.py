@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm import Pipeline
-from ldm.files import write_atomically
+from ldm.files import listed, write_atomically
 from ldm.plugins import find
 from ldm.training.data import SUFFIXES, ImageFolder
 from ldm.training.finetune import Examples, batch_loss
@@ -53,7 +53,7 @@ def draw_class(pipe: Pipeline, args: argparse.Namespace) -> None:
     """Draw class pictures until there are enough: picture i has seed i, and its prompt in a .txt beside it."""
     folder: Path = args.class_data
     folder.mkdir(parents=True, exist_ok=True)
-    present = sum(path.suffix.lower() in SUFFIXES for path in folder.iterdir())
+    present = len(listed(folder, SUFFIXES))
     free = (i for i in itertools.count() if not (folder / f"drawn-{i:04d}.png").exists())
     for i in tqdm([*itertools.islice(free, max(args.class_count - present, 0))], unit="picture", mininterval=2):
         prompt, path = args.class_prompt[i % len(args.class_prompt)], folder / f"drawn-{i:04d}.png"

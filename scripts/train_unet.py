@@ -22,24 +22,22 @@ from torch.nn.utils import clip_grad_norm_
 
 from ldm import Pipeline
 from ldm.images import to_images
+from ldm.loading import save_parts
 from ldm.samplers import CFG, SAMPLERS, Denoiser, seeded_noise
 from ldm.text import CLIPText
-from ldm.text import names as text_names
 from ldm.text.clip import Layer
 from ldm.training.data import ImageFolder, Words
 from ldm.training.distributed import World, accumulating, gather
 from ldm.training.draws import choose, draws
 from ldm.training.ema import EMA
-from ldm.training.latents import cached_latents, fingerprint, latents_of
+from ldm.training.latents import cached_latents, latents_of
 from ldm.training.losses import diffusion_loss, min_snr_weight
 from ldm.training.progress import Losses, grid
 from ldm.training.shards import Shards, check_latents
 from ldm.training.streams import Latents, Reader
 from ldm.unet import UNet
-from ldm.unet import names as unet_names
 from ldm.unet.blocks import ResBlock, TransformerBlock
-from ldm.vae import names as vae_names
-from ldm.weights import save_checkpoint
+from ldm.weights.fingerprint import digest_of_weights
 
 
 def parse() -> argparse.Namespace:
@@ -113,7 +111,7 @@ def evaluate(pipe: Pipeline, latents: Tensor, ids: Tensor, empty: Tensor, losses
 def source(data: ImageFolder | Shards, pipe: Pipeline, args: argparse.Namespace, here: World) -> Latents | Shards:
     """What is read in training: a folder's latents are cached, those of shards made on the way, or there already."""
     if isinstance(data, Shards):
-        check_latents(data, fingerprint(pipe.vae))
+        check_latents(data, digest_of_weights(pipe.vae))
         return data
     return Latents(cached_latents(args.out / "latents.safetensors", pipe.vae, data, here), data.texts)
 
@@ -137,9 +135,8 @@ def noised(reader: Reader, pipe: Pipeline, words: Words, step: int, micro: int, 
     t, noise, chance = draws(args.seed, step, here.places(args.batch, micro), args.batch * args.accumulate * here.size,
                              x0.shape[1:], pipe.schedule.timesteps)
     noise, ids = noise.to(here.device), words(choose(texts, chance[: len(texts)], args.drop)).to(here.device)
-    target, weight = pipe.schedule.target(x0, noise, t, pipe.prediction), None
-    if args.min_snr is not None:
-        weight = min_snr_weight(pipe.schedule.alphas_cumprod[t], pipe.prediction, args.min_snr).to(here.device)
+    target = pipe.schedule.target(x0, noise, t, pipe.prediction)
+    weight = min_snr_weight(pipe.schedule.alphas_cumprod[t], pipe.prediction, args.min_snr)
     return Batch(pipe.schedule.add_noise(x0, noise, t), t.to(here.device), ids, target, weight)
 
 
@@ -157,13 +154,9 @@ def save(weights: dict[str, Tensor], pipe: Pipeline, words: Words, args: argpars
     """Write the averaged weights and the VAE as one model."""
     unet, text = ({name.removeprefix(part): weight for name, weight in weights.items() if name.startswith(part)}
                   for part in ("unet.", "text."))
-    vae, cfg = pipe.vae, pipe.unet.cfg
-    states = {"unet": (unet, unet_names.rows(cfg)), "vae": (vae.state_dict(), vae_names.rows(vae.cfg)),
-              "text": (words.dense(text), text_names.rows(pipe.text.cfg))}
-    heads = {"head_channels": cfg.head_channels} if cfg.head_channels else {"heads": cfg.heads}
-    metadata = {**heads, "groups": cfg.groups, "vae_groups": vae.cfg.groups, "scale_factor": vae.cfg.scale_factor,
-                "size": args.size, "prediction": pipe.prediction, "guidance": pipe.guidance, **asdict(pipe.schedule)}
-    save_checkpoint(args.out / "model.safetensors", states, metadata, words.vocabulary if words.some else None)
+    metadata = {"size": args.size, "prediction": pipe.prediction, "guidance": pipe.guidance, **asdict(pipe.schedule)}
+    save_parts(args.out / "model.safetensors", pipe.vae, pipe.unet, pipe.text, metadata,
+               words.vocabulary if words.some else None, {"unet": unet, "text": words.dense(text)})
 
 
 def train(args: argparse.Namespace, here: World) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ldm.files import listed
 from ldm.images import FORMATS, to_tensor
 
 Network = Callable[[Tensor], Tensor]                    # pictures [B 3 H W] in [0, 1] -> features [B D]
@@ -21,7 +22,7 @@ def pictures_in(folder: str | Path) -> list[Path]:
 
     Raises ValueError where there are none.
     """
-    found = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in FORMATS and not p.name.startswith("."))
+    found = listed(folder, FORMATS)
     if not found:
         raise ValueError(f"{folder} is no folder of pictures ({', '.join(FORMATS)}); give one")
     return found

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ldm.plugins.reading import family, kind_of, not_a, read_entries, read_tensor
-from ldm.text import Syntax, Tokenizer, parse
+from ldm.text import Tokenizer
 from ldm.text.chunks import ROOM
 from ldm.text.inversion import InversionTokenizer
 from ldm.weights import CheckpointError
@@ -69,13 +69,13 @@ def without_embedding(tokenizer: Tokenizer, word: str | None = None) -> Tokenize
     return InversionTokenizer(tokenizer, rest) if word is not None and rest else Tokenizer(tokenizer.pad)
 
 
-def words_in(tokenizer: Tokenizer, texts: Iterable[str], syntax: Syntax) -> dict[str, Tensor]:
-    """Those words of `words_of` that some texts have."""
+def words_in(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[str, Tensor]:
+    """Those words of `words_of` whose vectors are among some token ids."""
     if not isinstance(tokenizer, InversionTokenizer):
         return {}
-    parts = (part for text in texts for section in parse(text, syntax) for part, _ in section)
-    found = {word for part in parts for word in tokenizer.embeddings_in(part)}
-    return {word: vectors for word, vectors in tokenizer.embeddings.items() if word in found}
+    found = set(ids)
+    return {word: vectors for (word, vectors), own in zip(tokenizer.embeddings.items(), tokenizer.ids, strict=True)
+            if not found.isdisjoint(own)}
 
 
 def words_of(tokenizer: Tokenizer) -> dict[str, Tensor]:

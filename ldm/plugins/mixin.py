@@ -88,8 +88,8 @@ class Plugins:
         """What of plug-in files is loaded; of embeddings those alone that picture i of a plan has in its prompts."""
         words = words_of(self.tokenizer)
         if plan:
-            s, prompt = plan.settings, plan.prompts[i // plan.settings.count]
-            words = words_in(self.tokenizer, plan.texts(prompt, s.negative_prompt), s.prompt_syntax)
+            texts = plan.texts(plan.prompts[i // plan.settings.count], plan.settings.negative_prompt)
+            words = words_in(plan.tokenizer, (i for text in texts for tokens in plan.chunks[text] for i in tokens))
         told = {
             "loras": [{"name": lora.name, "hash": lora.digest, "weight": lora.weight}
                       for lora in self.loras.loaded.values()],

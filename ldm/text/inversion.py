@@ -41,11 +41,6 @@ class InversionTokenizer(Tokenizer):
             end = match.end()
         return [*found, *super().words(text[end:])]
 
-    def embeddings_in(self, text: str) -> dict[str, Tensor]:
-        """Those of the embeddings whose words a text has."""
-        found = {match.lastindex for match in self.pattern.finditer(text)}
-        return {word: vectors for i, (word, vectors) in enumerate(self.embeddings.items(), start=1) if i in found}
-
     def decode(self, ids: Iterable[int]) -> str:
         """Token ids -> text, as `Tokenizer.decode`; vectors give their word.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ldm.files import write_atomically
+from ldm.files import remove_partials, write_atomically
 from ldm.training.distributed import cut, gather, is_main
 
 
@@ -57,5 +57,6 @@ def newest(folder: Path) -> Path | None:
 
 def prune(folder: Path, keep: int) -> None:
     """Remove all checkpoints but the last `keep`, and what a killed run left half-written."""
-    for path in [*sorted(folder.glob("state-*.pt"))[:-keep], *folder.glob(".state-*.partial.pt")]:
+    for path in sorted(folder.glob("state-*.pt"))[:-keep]:
         path.unlink()
+    remove_partials(folder)

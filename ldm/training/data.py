@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm.files import listed
 from ldm.images import on_white, to_tensor
 from ldm.training.draws import generator
 
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)       # what Pillow says of broken pictures
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 VOCABULARY = 49408                                      # tokens of CLIP
 
@@ -31,18 +33,18 @@ class ImageFolder:
         self.folder, self.size = Path(folder), size
         if not self.folder.is_dir():
             raise ValueError(f"{folder} is no folder; give a folder of pictures")
-        listed = self.folder / "metadata.jsonl"
-        if listed.exists():
+        metadata = self.folder / "metadata.jsonl"
+        if metadata.exists():
             self.files, self.texts = [], []
-            for name, text in read_captions(listed):
+            for name, text in read_captions(metadata):
                 self.files.append(self.folder / name)
                 self.texts.append([text] if isinstance(text, str) else text or [""])
         else:
-            self.files = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+            self.files = listed(self.folder, SUFFIXES)
             beside = [p.with_suffix(".txt") for p in self.files]
             self.texts = [[t.read_text(encoding="utf-8").strip()] if t.exists() else [""] for t in beside]
         if missing := [file.name for file in self.files if not file.exists()]:
-            raise ValueError(f"{listed} names {missing[0]}, which is not there (of {len(missing)}); mend it")
+            raise ValueError(f"{metadata} names {missing[0]}, which is not there (of {len(missing)}); mend it")
         if not self.files:
             raise ValueError(f"{folder} holds no picture ({', '.join(sorted(SUFFIXES))})")
 
@@ -50,8 +52,11 @@ class ImageFolder:
         return len(self.files)
 
     def __getitem__(self, i: int) -> tuple[Tensor, list[str]]:
-        with Image.open(self.files[i]) as file:
-            return square(file, self.size), self.texts[i]
+        try:
+            with Image.open(self.files[i]) as file:
+                return square(file, self.size), self.texts[i]
+        except BROKEN as error:
+            raise ValueError(f"{self.files[i]} is no whole picture ({error}); mend or remove it") from error
 
     def only(self, indices: Iterable[int]) -> "ImageFolder":
         """The folder with these pictures alone."""

@@ -39,7 +39,5 @@ def batch_loss(pipe: Pipeline, examples: Examples, batch: int, seed: int, step: 
     noise, prompts = noise.to(x0), choose([examples.prompts[i] for i in picked], chance)
     context = encode(pipe.text, pipe.tokenizer, prompts)
     predicted = pipe.unet(schedule.add_noise(x0, noise, t), t.to(x0.device), context)
-    target, weight = schedule.target(x0, noise, t, pipe.prediction), None
-    if min_snr is not None:
-        weight = min_snr_weight(schedule.alphas_cumprod[t], pipe.prediction, min_snr).to(x0.device)
-    return diffusion_loss(predicted, target, weight)
+    target = schedule.target(x0, noise, t, pipe.prediction)
+    return diffusion_loss(predicted, target, min_snr_weight(schedule.alphas_cumprod[t], pipe.prediction, min_snr))

@@ -14,6 +14,7 @@ from ldm.files import write_atomically
 from ldm.training.data import ImageFolder
 from ldm.training.distributed import World, is_main
 from ldm.vae import VAE
+from ldm.weights.fingerprint import digest_of_weights
 
 
 @torch.no_grad()
@@ -29,11 +30,6 @@ def latents_of(vae: VAE, x: Tensor) -> Tensor:
     return encode(vae, x) if x.shape[1] == vae.cfg.image_channels else x.float().to(vae.encoder.conv_in.weight.device)
 
 
-def fingerprint(vae: VAE) -> str:
-    """A digest of the weights, by which latents are known."""
-    return hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in vae.parameters())).hexdigest()
-
-
 def batches(data: ImageFolder, indices: list[int], batch: int = 16) -> Iterator[Tensor]:
     """The pictures named, some at a time [B 3 size size], with a progress bar."""
     for i in tqdm(range(0, len(indices), batch), desc="latents", unit="batch", mininterval=2, disable=not is_main()):
@@ -47,7 +43,7 @@ def cached_latents(path: Path, vae: VAE, data: ImageFolder, here: World) -> Tens
     """
     stats = [(str(file), file.stat()) for file in data.files]
     files = hashlib.sha256(repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats]).encode()).hexdigest()
-    made_from = {"vae": fingerprint(vae), "files": files, "size": str(data.size)}
+    made_from = {"vae": digest_of_weights(vae), "files": files, "size": str(data.size)}
     if path.exists():
         with safe_open(path, "pt") as file:
             if file.metadata() == made_from:

@@ -13,15 +13,18 @@ from ldm.vae import Posterior
 def diffusion_loss(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean squared error [B C h w], each sample times its weight [B] -> scalar.  Rombach et al. 2022, eq. 3."""
     error = (predicted.float() - target.float()).square().mean((1, 2, 3))
-    return (error if weight is None else error * weight).mean()
+    return (error if weight is None else error * weight.to(error.device)).mean()
 
 
-def min_snr_weight(alpha_bar: Tensor, prediction: Prediction, gamma: float = 5.0) -> Tensor:
+def min_snr_weight(alpha_bar: Tensor, prediction: Prediction, gamma: float | None = 5.0) -> Tensor | None:
     """Weight of the loss at noise levels where a share alpha_bar [B] of the variance is the picture -> [B] float32.
 
+    Without gamma there is none: all levels weigh alike.
     min(SNR, gamma) on the loss of x0, with SNR = alpha_bar / (1 - alpha_bar), in the units of the prediction: over SNR
     for eps, over SNR + 1 for v.  Hang et al. 2023, sec. 3.4.
     """
+    if gamma is None:
+        return None
     a = alpha_bar.double()
     weight = (a / (1 - a)).clamp(max=gamma)
     if prediction == "eps":

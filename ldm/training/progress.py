@@ -55,8 +55,8 @@ class Losses:
 
         Raises ValueError for a loss that is not finite.
         """
-        if not all(map(math.isfinite, values)):
-            raise ValueError(f"the loss at step {step} is {values[0]}: training has diverged; go on from an earlier "
+        if broken := [value for value in values if not math.isfinite(value)]:
+            raise ValueError(f"the loss at step {step} is {broken[0]}: training has diverged; go on from an earlier "
                              "checkpoint with a smaller --lr")
         self.rows = [row for row in self.rows if row[0] < step] + [[step, *values]]
         if is_main():

@@ -16,9 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm.files import write_atomically
-from ldm.training.data import SUFFIXES, ImageFolder, square
-
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)       # what Pillow says of broken pictures
+from ldm.training.data import BROKEN, SUFFIXES, ImageFolder, square
 
 
 class Shards:
@@ -115,7 +113,7 @@ def open_data(spec: str, size: int) -> ImageFolder | Shards:
     Raises ValueError where nothing of the kind is there, and for shards where webdataset is not installed.
     """
     folder = Path(spec)
-    found = [str(path) for path in sorted(folder.glob("*.tar"))] if folder.is_dir() else []
+    found = [str(path) for path in sorted(folder.glob("[!.]*.tar"))] if folder.is_dir() else []
     if not found and (folder.is_dir() or not (".tar" in spec or spec.startswith("pipe:"))):
         return ImageFolder(spec, size)
     if find_spec("webdataset") is None:

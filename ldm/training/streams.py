@@ -36,7 +36,7 @@ class Latents:
         return len(self.texts)
 
     def __getitem__(self, i: int) -> tuple[Tensor, list[str]]:
-        return self.latents[i], self.texts[i]
+        return self.latents[i].clone(), self.texts[i]       # alone: a worker sends the whole storage of a view
 
 
 class Lane(IterableDataset):

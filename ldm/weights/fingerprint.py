@@ -7,6 +7,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from ldm.weights.entries import Entry
 from ldm.weights.formats import read_header
 
@@ -37,3 +40,12 @@ def digest(entries: Mapping[str, Entry], said: Any) -> str:
                     file.seek(entry.offset + start)
                     sha.update(file.read(min(PIECE, entry.nbytes)))
     return sha.hexdigest()[:16]
+
+
+def digest_of_weights(*modules: nn.Module) -> str:
+    """SHA-256 of all weights of networks in memory, in hexadecimal digits."""
+    sha = hashlib.sha256()
+    for module in modules:
+        for tensor in module.state_dict().values():
+            sha.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
 
 
 @pytest.fixture
@@ -48,8 +49,25 @@ def tars(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "{0..3}.tar")
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of toy emoji packages."""
+    from toy_emoji import write_packages
+
+    return write_packages(tmp_path_factory.mktemp("npm"))
+
+
+@pytest.fixture(scope="module")
+def sprites(source: Path):
+    """The sprites of these packages."""
+    from emoji_sprites import Sprites
+
+    return Sprites(source)
+
+
 @pytest.fixture
 def photo(tmp_path) -> Path:
+    """A file of 61 x 43 pixels."""
     small = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
     Image.fromarray(small).resize((61, 43), Image.Resampling.BICUBIC).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"

@@ -2,16 +2,10 @@
 
 import json
 import random
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageColor
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
 from emoji_captions import CHINESE, chinese, english
 from emoji_scenes import (
     BACKGROUNDS,
@@ -25,19 +19,10 @@ from emoji_scenes import (
     training_scenes,
 )
 from emoji_sprites import HUES, STYLES, Emoji, Sprites, dominant_hue, nearest_hue, recolour
-from toy_emoji import OBJECTS, write_packages
+from PIL import Image, ImageColor
+from toy_emoji import OBJECTS
 
 from ldm.training.data import ImageFolder
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_packages(tmp_path_factory.mktemp("npm"))
-
-
-@pytest.fixture(scope="module")
-def sprites(source: Path) -> Sprites:
-    return Sprites(source)
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,13 @@
 """Captions of the bundled model's pictures say what the scene shows, in English and Chinese."""
 
 import random
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
 from emoji_captions import CHINESE, DEGRADED, captions, chinese, english
 from emoji_scenes import BACKGROUNDS, Scene, Thing, training_scenes
-from emoji_sprites import Emoji, Sprites
+from emoji_sprites import Emoji
 from english import plural, with_article
-from toy_emoji import write_packages
-
-
-@pytest.fixture(scope="module")
-def sprites(tmp_path_factory: pytest.TempPathFactory) -> Sprites:
-    return Sprites(write_packages(tmp_path_factory.mktemp("npm")))
 
 
 @pytest.mark.parametrize(("scene", "said", "chinesely"), [

@@ -3,30 +3,15 @@
 import json
 import math
 import random
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
 from emoji_scenes import BACKGROUNDS, Scene, Thing, compose
 from emoji_scores import Score, background_of, colour_of, in_order, psnr, ranks, sharpness, ssim
-from emoji_sprites import STYLES, Sprites
-from toy_emoji import OBJECTS, write_packages
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_packages(tmp_path_factory.mktemp("npm"))
-
-
-@pytest.fixture(scope="module")
-def sprites(source: Path) -> Sprites:
-    return Sprites(source)
+from emoji_sprites import STYLES
+from PIL import Image
+from toy_emoji import OBJECTS
 
 
 def test_ranks_count_the_references_that_are_nearer():

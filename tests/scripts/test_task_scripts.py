@@ -14,14 +14,6 @@ from ldm.images import digest, read_metadata
 
 
 @pytest.fixture
-def photo(tmp_path) -> Path:
-    """A file of 61 x 43 pixels."""
-    small = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
-    Image.fromarray(small).resize((61, 43), Image.Resampling.BICUBIC).save(tmp_path / "photo.png")
-    return tmp_path / "photo.png"
-
-
-@pytest.fixture
 def draw(run_script, tiny_model, tmp_path):
     """draw("upscale.py", "a fox", ...) -> the files that it says it wrote into tmp_path/out."""
     def run(script: str, *args: object) -> list[Path]:

@@ -55,6 +55,19 @@ def test_folder_says_which_picture_is_missing(tmp_path):
         ImageFolder(tmp_path, 8)
 
 
+def test_folder_leaves_out_what_a_killed_program_left(tmp_path):
+    for name in ("a.png", ".b.12.partial.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert [file.name for file in ImageFolder(tmp_path, 8).files] == ["a.png"]
+
+
+def test_folder_names_a_broken_picture(tmp_path):
+    Image.effect_noise((64, 64), 50).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-500])
+    with pytest.raises(ValueError, match=r"a.jpg is no whole picture \(.*\); mend or remove it"):
+        ImageFolder(tmp_path, 8)[0]
+
+
 def test_folder_without_pictures_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no picture"):
         ImageFolder(tmp_path, 8)

@@ -225,6 +225,8 @@ def test_losses_that_diverged_stop_the_run(tmp_path, value):
     losses = Losses(tmp_path / "losses.csv", ["loss"])
     losses.add(10, 0.5)
     with pytest.raises(ValueError, match=f"the loss at step 20 is {value}: training has diverged"):
+        Losses(tmp_path / "both.csv", ["train", "held out"]).add(20, 0.3, value)
+    with pytest.raises(ValueError, match=f"the loss at step 20 is {value}: training has diverged"):
         losses.add(20, value)
     assert (tmp_path / "losses.csv").read_text().splitlines() == ["step,loss", "10,0.5"]
 

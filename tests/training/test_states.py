@@ -70,6 +70,7 @@ def test_the_last_checkpoints_are_kept(tmp_path):
     for step in (9, 10, 200_000, 3_000_000):
         save_state(state_path(tmp_path, step), step=step)
     half = tmp_path / ".state-00000011.123.partial.pt"  # of a run that was killed
+    (tmp_path / ".model.123.partial.safetensors").touch()
     half.touch()
     (tmp_path / "model.safetensors").touch()
     assert load_state(newest(tmp_path)) == {"step": 3_000_000}

@@ -76,6 +76,12 @@ def test_a_folder_is_read_in_one_order_by_any_number_of_workers(shapes):
     assert again == texts and torch.equal(with_workers, images)
 
 
+def test_latents_are_sent_alone():
+    """A worker sends the whole storage of a view."""
+    z, _ = Latents(torch.zeros(9, 4, 2, 2), [[""]] * 9)[3]
+    assert z.untyped_storage().nbytes() == z.nbytes
+
+
 def test_a_folder_goes_on_with_another_number_of_ranks():
     whole = said(Reader(latents(7), 0, ALONE), 30)
     before = [Reader(latents(7), 0, World(rank, 2, CPU)) for rank in range(2)]
@@ -159,6 +165,8 @@ def test_patterns_folders_and_files_of_shards(shards):
     every = [str(shards / f"{n}.tar") for n in range(7)]
     assert open_data(str(shards), 8).urls == every
     assert open_data(str(shards / "{0..6}.tar"), 8).urls == every
+    (shards / ".7.12.partial.tar").touch()              # of a program that was killed
+    assert open_data(str(shards), 8).urls == every
     assert open_data(every[3], 8).urls == every[3:4]
     assert open_data("::".join(every[2:4]), 8).urls == every[2:4]
     assert [texts for texts in open_data(f"pipe:cat {every[1]}", 8).first(9)[1]] == [["1-0"], ["1-1"]]
