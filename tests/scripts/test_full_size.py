@@ -72,7 +72,7 @@ def test_loading_to_bfloat16_peaks_at_the_weights_and_half_a_gigabyte(full_size)
     assert full_size.stat().st_size == pytest.approx(2 * PARAMETERS, rel=1e-3)
     weights, peak = numbers(LOAD, full_size, "bfloat16")
     assert weights == 2 * PARAMETERS
-    assert 0.95 * weights < peak <= weights + 0.5e9     # what the imports freed is used again
+    assert 0.75 * weights < peak <= weights + 0.5e9     # memory that the imports freed may be used again, uncounted
 
 
 @pytest.mark.slow
