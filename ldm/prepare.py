@@ -24,11 +24,16 @@ def prepare(module: nn.Module, kernels: Kernels = "auto") -> None:
     """
     check_kernels(kernels)
     module.eval().to(memory_format=torch.channels_last)
+    use_kernels(module, kernels)
+    if kernels != "plain" and packable(next(module.parameters())):
+        pack(module)
+
+
+def use_kernels(module: nn.Module, kernels: Kernels) -> None:
+    """Set which kernels attention takes.  For training: a model loaded as "plain" learns faster with "auto"."""
     for part in module.modules():
         if isinstance(part, ATTENTIONS):
             part.kernels = kernels
-    if kernels != "plain" and packable(next(module.parameters())):
-        pack(module)
 
 
 def describe(module: nn.Module) -> str:

@@ -14,6 +14,7 @@ from ldm import Pipeline
 from ldm.files import remove_partials
 from ldm.loading import PREDICTIONS
 from ldm.plugins import find
+from ldm.prepare import use_kernels
 from ldm.training.checkpoint import load_state, save_state
 from ldm.training.progress import SCHEDULES, Losses, grid
 
@@ -71,6 +72,7 @@ def learn(args: argparse.Namespace, pipe: Pipeline, learned: nn.Module, loss: Ca
 
     At every checkpoint `save(steps done)` writes what is learned, and then state.pt holds what resumes.
     """
+    use_kernels(pipe.unet, "auto")
     args.out.mkdir(parents=True, exist_ok=True)
     remove_partials(args.out)
     opt = torch.optim.AdamW(learned.parameters(), lr=args.lr, weight_decay=0)

@@ -12,6 +12,7 @@ from torch import nn
 
 from ldm import Pipeline
 from ldm.loading import load_vae
+from ldm.prepare import use_kernels
 from ldm.text import CLIPText, CLIPTextConfig
 from ldm.training.data import ImageFolder, Words, vocabulary_of
 from ldm.training.shards import Shards
@@ -74,6 +75,7 @@ def open_model(args: argparse.Namespace) -> Pipeline:
             if vars(args)[name] not in (None, value):
                 raise ValueError(f"{args.init} has {name} {value}, not {vars(args)[name]}; leave that flag out")
         pipe.unet, pipe.text = deepcopy(pipe.unet), deepcopy(pipe.text)     # their weights may lie in the file itself
+        use_kernels(pipe.unet, "auto")
     if isinstance(pipe.vae, TinyVAE):
         raise ValueError("a tiny autoencoder gives no latents to train on; give --vae the model's own")
     pipe.vae.requires_grad_(False)

@@ -95,6 +95,7 @@ def test_table_takes_the_compiled_kernel_only_where_it_may(monkeypatch):
     assert attention.choose(long, long, learning=True) == "sdpa"            # or every score is kept for the way back
     monkeypatch.setattr(native, "cpu", lambda: {"amx_bf16": True})
     assert attention.choose(q.bfloat16(), k.bfloat16()) == "sdpa" and attention.choose(q, k) == "native"
+    assert attention.choose(q.bfloat16(), k.bfloat16(), learning=True) == "blocked"         # its way back is slow
 
 
 def test_gradients_pass_where_the_compiled_kernel_has_none():

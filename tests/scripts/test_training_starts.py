@@ -1,5 +1,6 @@
 """Training that starts from a model file: its shape, its words, its VAE."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from training_runs import UNET, held_out, train
 
 from ldm import Pipeline
 from ldm.loading import load_vae
+from ldm.packed import Packed
+from ldm.unet.blocks import Attention
 from ldm.vae import TinyVAE
 from ldm.vae.tiny_names import rows
 from ldm.weights.saving import to_official
@@ -33,6 +36,16 @@ def test_training_starts_from_a_model_file(run_script, shapes, first, tmp_path):
     for name, weight in load_file(first).items():
         torch.testing.assert_close(again.pop(name), weight, rtol=0, atol=1e-6)
     assert not again
+
+
+def test_a_model_file_is_trained_with_the_fastest_attention(first):
+    """Loaded with PyTorch's own layers, which can be trained, but not with its attention, whose way back is slow."""
+    import starting                                     # conftest.py says where scripts are
+
+    args = Namespace(seed=0, init=first, prediction=None, vae=None, guidance=None, **dict.fromkeys(starting.SHAPE))
+    unet = starting.open_model(args).unet
+    assert {part.kernels for part in unet.modules() if isinstance(part, Attention)} == {"auto"}
+    assert not any(isinstance(part, Packed) for part in unet.modules())
 
 
 @pytest.mark.parametrize(("flags", "message"), [
