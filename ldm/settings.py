@@ -7,6 +7,9 @@ from typing import Any, get_args
 from ldm.samplers import DEFAULT_SPACING, PRESETS, SAMPLERS, Source, Spacing, check_preset
 from ldm.text.grammar import Syntax
 
+KINDS = {int: "a whole number; give an int", float: "a number; give one", str: "a text; give one"}
+LARGEST = 100_000                                       # pixels of a side
+
 
 def setting(default: Any, type: type, help: str, choices: tuple[str, ...] | None = None) -> Any:
     """A field with what a command line needs to know about it."""
@@ -46,10 +49,7 @@ class Settings:
                                           "multiple of 8 from 32 on, which takes less memory (default: whole)")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "count", "seed", "width", "height", "clip_skip", "cache", "tile",
-                     "only_masked"):
-            if not isinstance(getattr(self, name), int | None):
-                raise ValueError(f"{name} {getattr(self, name)!r} is not a whole number; give an int")
+        self.check_types()
         within("steps", self.steps, 1, 999)
         within("count", self.count, 1, 10**6)
         within("eta", self.eta, 0, 1)
@@ -82,6 +82,15 @@ class Settings:
         for name, value in (("width", self.width), ("height", self.height)):
             if value is not None and (value < 8 or value % 8):
                 raise ValueError(f"{name} {value} is not a multiple of 8; try {max(8, (value + 4) // 8 * 8)}")
+            within(name, value or 8, 8, LARGEST)
+
+    def check_types(self) -> None:
+        """Raises ValueError for a value of another type: settings may come from a picture that somebody sent."""
+        for f in fields(self):
+            value, kind = getattr(self, f.name), f.metadata["type"]
+            fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+            if not fits and (value is not None or f.default is not None):
+                raise ValueError(f"{f.name} {value!r} is not {KINDS[kind]}")
 
     @property
     def sigma_spacing(self) -> Spacing | None:
@@ -93,7 +102,7 @@ class Settings:
 def within(name: str, value: float, low: float, high: float) -> None:
     """Raises ValueError unless low <= value <= high."""
     if not low <= value <= high:
-        raise ValueError(f"{name} {value} is outside {low}..{high}; try {min(max(value, low), high)}")
+        raise ValueError(f"{name} {value} is outside {low}..{high}; try {min(max(low, value), high)}")
 
 
 def add_arguments(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:

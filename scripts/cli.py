@@ -137,6 +137,13 @@ def load(args: argparse.Namespace) -> Pipeline:
     return pipe
 
 
+def in_words(error: BaseException) -> str:
+    """What a mistake was; of the system's own errors the file, the reason and the remedy, without their number."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename} cannot be used ({error.strerror}); check the path"
+    return str(error)
+
+
 def run(main: Callable[[], None]) -> None:
     """Call `main`; a user's mistake becomes one line on stderr and exit code 2, an interrupt 130."""
     name = Path(sys.argv[0]).stem
@@ -146,5 +153,10 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except MISTAKES as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {in_words(error)}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:                       # PyTorch has a class of its own for a GPU's memory alone
+        if "can't allocate memory" not in str(error):
+            raise
+        print(f"{name}: there is not enough memory; ask for a smaller picture, or fewer at once", file=sys.stderr)
         sys.exit(2)

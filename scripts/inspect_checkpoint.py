@@ -6,16 +6,16 @@ Takes .safetensors, .ckpt, .pt and diffusers folders: models, VAEs, LoRAs, Contr
 Exit codes: 0 told, 2 not a model file (one line says why).
 """
 
-import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 
+import cli
+
 from ldm.loading import RULES
 from ldm.weights.checkpoint import Checkpoint, listing, survey
-from ldm.weights.entries import CheckpointError, Entry
+from ldm.weights.entries import Entry
 from ldm.weights.families import MODELS
 
 LAYOUTS = {"compvis": "official (CompVis)", "diffusers": "diffusers"}
@@ -92,20 +92,15 @@ def verdict(source: Checkpoint) -> str:
     return "yes" if source.family in MODELS else "as the VAE of a model"
 
 
-def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    p = cli.Parser(__doc__)
     p.add_argument("path", type=Path, help="a model file or diffusers folder")
     args = p.parse_args()
-    try:
-        source = survey(args.path, ema=False)
-    except CheckpointError as e:
-        print(f"inspect_checkpoint: {e}", file=sys.stderr)
-        return 2
+    source = survey(args.path, ema=False)
     print(args.path)
     for what, value in describe(source):
         print(f"  {what:<13}{value}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

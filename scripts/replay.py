@@ -31,6 +31,10 @@ CLOSE = 30                                              # dB
 INPUTS = ("image", "mask")
 FILES = ("model", "vae")                                # told by name and "_hash"
 SETTINGS = [f.name for f in fields(Settings)]
+KINDS: dict[str, Any] = {                               # of what is told besides settings, which check themselves
+    "prompt": str, "model": str, "vae": str, "dtype": str, "kernels": str, "prediction": str, "ema": bool, "task": str,
+    "loras": list, "embeddings": list, "first": dict, "scale": int | float, "unet_tile": int, "noise_level": int,
+    "variation_seed": int, "variation_strength": int | float}
 SEVERAL = {"grid": "a sheet of many pictures; give one of its cells",
            "interpolate": "an animation, not one picture; those are made by scripts/interpolate.py"}
 
@@ -38,15 +42,38 @@ SEVERAL = {"grid": "a sheet of many pictures; give one of its cells",
 def read_told(path: Path) -> dict[str, Any]:
     """Our JSON, or where that is not there, what A1111's text says, in the words of our JSON as far as they go.
 
-    Raises ValueError where a file has neither, or the text does not name sampler, steps and seed, and for an animation.
+    Raises ValueError where a file has neither, our JSON is not as we write it, or the text does not name sampler, steps
+    and seed, and for an animation.
     """
     with Image.open(path) as image:
         if getattr(image, "n_frames", 1) > 1:
             raise ValueError(f"{path} is {SEVERAL['interpolate']}")
     try:
-        return read_metadata(path)
+        told = read_metadata(path)
     except ValueError:
-        prompt, settings, rest = from_parameters(read_parameters(path))
+        return read_text(path)
+    if wrong := [*senseless(told)]:
+        raise ValueError(f"{path} tells what makes no sense ({', '.join(wrong)}); give a picture as it was written")
+    return told
+
+
+def senseless(told: Any) -> Iterator[str]:
+    """What of our JSON is of another kind than we write: files may come from anybody."""
+    if not isinstance(told, dict) or "prompt" not in told:
+        yield "no prompt"
+        return
+    yield from (f"{name} {told[name]!r}" for name, kind in KINDS.items()
+                if name in told and not isinstance(told[name], kind))
+    plugins = [one for name in ("loras", "embeddings") if isinstance(told.get(name), list) for one in told[name]]
+    yield from (f"{one!r}" for one in plugins if not isinstance(one, dict) or not isinstance(one.get("name"), str)
+                or not isinstance(one.get("weight", 1), int | float))
+    if "first" in told:
+        yield from senseless(told["first"])
+
+
+def read_text(path: Path) -> dict[str, Any]:
+    """What A1111's text says, in the words of our JSON.  Raises as `read_told`."""
+    prompt, settings, rest = from_parameters(read_parameters(path))
     lacking = {"sampler", "steps", "seed"} - settings.keys()
     if lacking:
         raise ValueError(f"{path} names no {' and no '.join(sorted(lacking))} that is known here; it says {rest}")
@@ -140,7 +167,7 @@ def load(args: argparse.Namespace, told: dict[str, Any]) -> Pipeline:
                          told.get("kernels", "auto"), told.get("prediction"), vae)
     for lora in told.get("loras", []):
         if path := search_or_none("loras", lora["name"], args.models_dir):
-            pipe.load_lora(path, lora["weight"])
+            pipe.load_lora(path, lora.get("weight", 1))
     for embedding in told.get("embeddings", []):
         if path := search_or_none("embeddings", embedding["name"], args.models_dir):
             pipe.load_embedding(path, embedding["name"])

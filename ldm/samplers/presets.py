@@ -82,6 +82,8 @@ def find_course(schedule: Schedule, sampler: str, steps: int, spacing: Spacing |
     """
     check_preset(preset, sampler)
     own, manner = PRESETS[preset].samplers[sampler]
+    if manner.spare and steps == schedule.timesteps - 1:            # refused below it would be told as one more
+        raise ValueError(f"steps {steps} is too many for sampler {sampler!r} of preset {preset!r}; try {steps - 1}")
     sigmas = (spaced(spacing) if spacing else own)(schedule, steps + manner.spare)
     if manner.spare:
         del sigmas[-2]

@@ -37,6 +37,7 @@ def ranges(numbers: list[int]) -> str:
 
 def main() -> None:
     p = argparse.ArgumentParser(prog="python -m ldm.text", description=__doc__,
+                                usage=argparse.SUPPRESS,        # it would come before the line of each mistake
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("prompt")
     p.add_argument("--steps", type=int, default=30, help="sampling steps (default %(default)s)")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from dataclasses import asdict, fields
 
 import pytest
@@ -23,7 +24,8 @@ OTHER = {"negative_prompt": "blur", "steps": 7, "guidance": 2.5, "preset": "a111
     ("eta", 1.5, "eta 1.5 is outside 0..1; try 1"),
     ("seed", -1, f"seed -1 is outside 0..{2**63 - 2}; try 0"),
     ("guidance", -1.0, "guidance -1.0 is outside 0..1000; try 0"),
-    ("guidance", float("nan"), "guidance nan is outside 0..1000"),
+    ("guidance", float("nan"), "guidance nan is outside 0..1000; try 0"),
+    ("width", 100_008, "width 100008 is outside 8..100000; try 100000"),
     ("strength", 0, "strength 0 is not above 0 and up to 1; try 0.75"),
     ("strength", 1.01, "strength 1.01 is not above 0 and up to 1; try 0.75"),
     ("width", 500, "width 500 is not a multiple of 8; try 504"),
@@ -48,6 +50,17 @@ def test_settings_refuses_values_out_of_range(name, value, message):
     with pytest.raises(ValueError) as error:
         Settings(**{name: value})
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("value", [None, "x", 3, True, 0.5, [], {}])
+@pytest.mark.parametrize("f", fields(Settings), ids=lambda f: f.name)
+def test_settings_refuses_values_of_another_type(f, value):
+    kind = f.metadata["type"]
+    if value is None and f.default is None or type(value) in ((int, float) if kind is float else (kind,)):
+        return
+    words = {int: "a whole number; give an int", float: "a number; give one", str: "a text; give one"}[kind]
+    with pytest.raises(ValueError, match=re.escape(f"{f.name} {value!r} is not {words}")):
+        Settings(**{f.name: value})
 
 
 @pytest.mark.parametrize("name", ["sampler", "spacing"])

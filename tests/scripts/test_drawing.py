@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from ldm import Pipeline
@@ -93,9 +95,13 @@ def test_txt2img_refuses_unknown_samplers(run_script):
 
 def test_img2img_says_mistakes_in_one_line(run_script, tiny_model, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
-    for image, arguments in ((tmp_path / "none.png", []), (tmp_path / "text.png", []), ("x", ["--strength", "1.5"])):
+    for image, arguments, message in (
+            (tmp_path / "none.png", [], "none.png cannot be used (No such file or directory); check the path"),
+            (tmp_path, [], "cannot be used (Is a directory); check the path"),
+            (tmp_path / "text.png", [], "cannot identify image file"),
+            ("x", ["--strength", "1.5"], "strength 1.5 is not above 0")):
         done = run_script("img2img.py", image, "a fox", "--ckpt", tiny_model, *arguments)
-        assert (done.returncode, done.stdout) == (2, "")
+        assert (done.returncode, done.stdout) == (2, "") and message in done.stderr
         assert done.stderr.startswith("img2img: ") and done.stderr.count("\n") == 1
 
 
@@ -105,3 +111,16 @@ def test_txt2img_says_how_the_networks_were_prepared(run_script, tiny_model, tmp
     assert "unet: cpu, float32, 0 packed layers, attention sdpa\n" in plain.stderr
     packed = run_script("txt2img.py", *arguments)
     assert packed.returncode == 0 and " 0 packed layers" not in packed.stderr and "vae: cpu, float32" in packed.stderr
+
+
+def test_too_little_memory_is_one_line(capsys, monkeypatch):
+    import cli  # conftest.py says where scripts are
+
+    monkeypatch.setattr(sys, "argv", ["txt2img.py"])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as error:
+        cli.run(lambda: torch.empty(10**14) and None)
+    assert error.value.code == 2
+    assert capsys.readouterr().err.startswith("txt2img: there is not enough memory; ask for a smaller picture")
+    with pytest.raises(RuntimeError, match="size of tensor"):           # a defect of ours is not taken for that
+        cli.run(lambda: torch.ones(2) + torch.ones(3) and None)

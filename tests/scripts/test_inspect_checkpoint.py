@@ -131,6 +131,13 @@ def test_inspect_ends_with_one_line_and_2_on_bad_files(content, tmp_path):
     assert str(path) in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [[], ["a.ckpt", "b.ckpt"], ["--fast", "a.ckpt"]])
+def test_inspect_says_wrong_arguments_in_one_line(arguments):
+    result = run("inspect_checkpoint.py", *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("inspect_checkpoint: ") and result.stderr.count("\n") == 1
+
+
 def test_random_checkpoint_is_the_same_in_both_formats(tiny, tmp_path):
     assert run("make_random_checkpoint.py", tmp_path / "m.ckpt", "--tiny").returncode == 0
     ckpt = torch.load(tmp_path / "m.ckpt", weights_only=True)["state_dict"]

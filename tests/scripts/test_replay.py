@@ -210,6 +210,29 @@ def test_replay_says_what_it_does_not_know_and_that_the_file_was_changed(pipe, r
         "the file's own pixels were changed after it was drawn", f"bit-exact: SHA-256 {told['sha256']}"]
 
 
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"prompt": 3}, "tells what makes no sense (prompt 3); give a picture as it was written"),
+    ({"task": ["upscale"], "unet_tile": None}, "makes no sense (task ['upscale'], unet_tile None)"),
+    ({"loras": [{"weight": 1}, "fox"]}, "makes no sense ({'weight': 1}, 'fox')"),
+    ({"embeddings": 5}, "makes no sense (embeddings 5)"),
+    ({"first": {"steps": 4}}, "makes no sense (no prompt)"),
+    ({"strength": "x"}, "strength 'x' is not a number; give one"),
+    ({"sampler": []}, "sampler [] is not a text; give one"),
+    ({"steps": None}, "steps None is not a whole number; give an int"),
+    ({"width": 8 * 10**30}, "is outside 8..100000; try 100000"),
+])
+def test_replay_refuses_metadata_that_make_no_sense(pipe, run_script, tiny_model, tmp_path, changes, message):
+    path = drawn(pipe, tmp_path / "cat.png")
+    done = run_script("replay.py", retell(path, {**read_metadata(path), **changes}), "--ckpt", tiny_model)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and message in done.stderr
+
+
+@pytest.mark.parametrize("told", [[], 3, None, {}])
+def test_replay_refuses_what_is_no_record_of_a_picture(pipe, run_script, tmp_path, told):
+    done = run_script("replay.py", retell(drawn(pipe, tmp_path / "cat.png"), told))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "makes no sense (no prompt)" in done.stderr
+
+
 def test_replay_says_mistakes_in_one_line(pipe, run_script, tiny_model, tmp_path, photo):
     path = drawn(pipe, tmp_path / "cat.png")
     for arguments, message in (([photo], "photo.png carries no parameters; give a picture that this library"),

@@ -40,7 +40,7 @@ def test_training_starts_from_a_model_file(run_script, shapes, first, tmp_path):
 
 def test_a_model_file_is_trained_with_the_fastest_attention(first):
     """Loaded with PyTorch's own layers, which can be trained, but not with its attention, whose way back is slow."""
-    import starting                                     # conftest.py says where scripts are
+    import starting  # conftest.py says where scripts are
 
     args = Namespace(seed=0, init=first, prediction=None, vae=None, guidance=None, **dict.fromkeys(starting.SHAPE))
     unet = starting.open_model(args).unet

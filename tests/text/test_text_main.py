@@ -55,10 +55,14 @@ def test_ranges():
     assert ranges([1, 2, 3, 5, 7, 8]) == "1-3, 5, 7-8"
 
 
-def test_main_refuses_no_steps(monkeypatch, capsys):
-    with pytest.raises(SystemExit):
-        show(monkeypatch, capsys, "a", "--steps", "0")
-    assert "steps 0 is below 1; try 30" in capsys.readouterr().err
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["a", "--steps", "0"], "steps 0 is below 1; try 30"), (["a", "--steps", "x"], "invalid int value: 'x'"),
+    ([], "required: prompt"), (["a", "--prompt-syntax", "b"], "invalid choice: 'b'")])
+def test_main_says_mistakes_in_one_line(monkeypatch, capsys, arguments, message):
+    with pytest.raises(SystemExit) as error:
+        show(monkeypatch, capsys, *arguments)
+    told = capsys.readouterr().err
+    assert error.value.code == 2 and message in told and told.count("\n") == 1
 
 
 def test_main_runs_as_a_module():
