@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +13,10 @@ from PIL import Image
 from ldm.images import read_metadata, save_image
 from ldm.pipeline import Pipeline
 from ldm.plan import Plan
+from ldm.samplers import Step
 from ldm.settings import Settings
 
+Watch = Callable[[Plan], Callable[[Iterator[Step]], Iterable[Step]]]     # a plan -> what wraps its steps: progress
 NAMES = ("model", "vae")                                # of files, which their hashes tell apart
 TYPES = {"prompt": str} | {f.name: f.metadata["type"] for f in fields(Settings) if f.name != "count"}
 
@@ -70,18 +72,19 @@ def cells(prompt: str, settings: dict[str, Any], x: Axis, y: Axis | None = None)
     return grid
 
 
-def draw_cells(pipe: Pipeline, cells: Sequence[Cell], folder: Path,
-               image: Image.Image | None = None) -> Iterator[Path | Exception]:
+def draw_cells(pipe: Pipeline, cells: Sequence[Cell], folder: Path, image: Image.Image | None = None,
+               watch: Watch = lambda plan: iter) -> Iterator[Path | Exception]:
     """Draw each cell into the folder, or find it there: yields its file, or why it could not be drawn.
 
     A file is taken for a cell where its metadata say the same model, settings, prompt and input picture.
+    `watch` gives, for the plan of a cell that is drawn, what wraps its steps, as for `Pipeline.draw`.
     Raises ValueError for a setting out of range, before any work; OSError where a picture cannot be written.
     """
     plans = [pipe.plan(cell.prompt, image, **cell.settings) for cell in cells]
-    return (draw_cell(pipe, plan, folder) for plan in plans)
+    return (draw_cell(pipe, plan, folder, watch) for plan in plans)
 
 
-def draw_cell(pipe: Pipeline, plan: Plan, folder: Path) -> Path | Exception:
+def draw_cell(pipe: Pipeline, plan: Plan, folder: Path, watch: Watch) -> Path | Exception:
     """The file of one cell, drawn unless it is there; or why it could not be drawn."""
     told = {name: value for name, value in pipe.metadata(plan, 0).items() if name not in NAMES}
     metadata = json.dumps(told, sort_keys=True)
@@ -89,7 +92,7 @@ def draw_cell(pipe: Pipeline, plan: Plan, folder: Path) -> Path | Exception:
     if holds(path, json.loads(metadata)):
         return path
     try:
-        [picture] = pipe.draw(plan)
+        [picture] = pipe.draw(plan, watch(plan))
     except (ArithmeticError, MemoryError, RuntimeError, ValueError) as error:
         return error                                    # the other cells do not suffer from it
     path.unlink(missing_ok=True)                        # a damaged one

@@ -1,0 +1,25 @@
+"""The pictures that were drawn: files below one folder, a folder for each day, so that they outlive the server."""
+
+from pathlib import Path
+
+from ldm.files import listed
+
+DAYS = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
+
+
+def pictures(out: Path, count: int = 60, skip: int = 0) -> list[Path]:
+    """The files of the last pictures, the newest first; what a server that was killed left unfinished is none."""
+    found: list[Path] = []
+    for day in sorted(out.glob(DAYS), reverse=True):
+        found += [path for path in reversed(listed(day, {".png"})) if path.stat().st_size]
+        if len(found) >= skip + count:
+            break
+    return found[skip : skip + count]
+
+
+def find(out: Path, name: str) -> Path:
+    """The file that "2026-11-28/120000-ab12-0.png" means.  Raises ValueError for anything but a picture in `out`."""
+    path = (out / name).resolve()
+    if path.suffix != ".png" or not path.is_relative_to(out.resolve()) or not path.is_file():
+        raise ValueError(f"there is no picture {name!r}")
+    return path

@@ -1,0 +1,60 @@
+"""The studio draws orders into files; history finds them again."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ldm.images import read_metadata, save_image
+from ldm.web.history import find, pictures
+from ldm.web.jobs import Job
+from ldm.web.orders import Order
+from ldm.web.studio import Studio
+
+SMALL = {"steps": 2, "width": 64, "height": 64, "sampler": "euler"}
+
+
+def job() -> Job:
+    return Job(lambda job: None)
+
+
+def test_a_picture_is_the_same_as_the_pipeline_draws(studio: Studio):
+    [path] = studio.draw(Order("a fox", settings={**SMALL, "seed": 4}), job())
+    [expected] = studio.use()("a fox", **SMALL, seed=4)
+    told = read_metadata(path)
+    assert told["seed"] == 4 and told["prompt"] == "a fox"
+    assert Image.open(path).convert("RGB").tobytes() == expected.tobytes()
+
+
+def test_a_job_of_several_orders_has_their_passes(studio: Studio):
+    one = job()
+    one.passes = 2
+    studio.draw(Order("a", settings=SMALL), one)
+    assert one.passes == 2 and one.progress == 0.5
+    studio.draw(Order("b", settings=SMALL), one)
+    assert one.progress == 1
+
+
+def test_a_lora_in_a_prompt_is_never_a_path(studio: Studio, models_dir: Path):
+    path = models_dir / "loras" / "strong.safetensors"
+    with pytest.raises(ValueError, match="there is no"):
+        studio.draw(Order(f"a fox <lora:{path}:1>", settings=SMALL), job())
+    [named] = studio.draw(Order("a fox <lora:strong:1>", settings=SMALL), job())
+    assert read_metadata(named)["loras"]
+
+
+def test_history_shows_whole_pictures_alone(tmp_path: Path):
+    path = save_image(Image.new("RGB", (8, 8)), tmp_path / "2026-11-28" / "120000-0-0.png")
+    (path.parent / "235959-0-0.png").touch()                    # a name that a killed server held
+    (path.parent / ".235959-0-1.77.partial.png").write_bytes(b"half")
+    assert pictures(tmp_path) == [path]
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "", "2026-01-01/../../secret.png", "a.txt"])
+def test_history_finds_nothing_outside(tmp_path: Path, name: str):
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "secret.png").touch()
+    (out / "a.txt").touch()
+    with pytest.raises(ValueError, match="there is no picture"):
+        find(out, name)
