@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 RUN     = $(VENV)/bin/python
 
-.PHONY: setup demo test test-slow parity lint types
+# make webui: set up, then start the web page.
+.PHONY: setup demo webui test test-slow parity lint types
 
 setup: $(VENV)/.ready
 
@@ -17,6 +18,9 @@ $(VENV)/.ready: pyproject.toml ldm/native/attention.cpp
 
 demo: setup
 	$(RUN) scripts/txt2img.py "3d render of a fox" --out out/fox.png
+
+webui: setup          # make webui ARGS="--models-dir ~/sd"
+	$(RUN) scripts/webui.py $(ARGS)
 
 test: setup
 	$(RUN) -m pytest -q -m "not slow and not gpu"
