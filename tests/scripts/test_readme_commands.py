@@ -1,7 +1,7 @@
 """The commands of README.md, in a folder where the files lie that they name, with 2 steps where they say none.
 
 Where the README has an official model there is a tiny random one of Stable Diffusion 1, and the plug-in files fit that.
-Training, scores and Ray have tests of their own; nothing runs the commands that make the bundled model again.
+Training, scores, Ray and the web page have tests of their own; nothing runs the commands that make the bundled model again.
 """
 
 import os
@@ -29,9 +29,9 @@ pytestmark = [pytest.mark.filterwarnings("ignore:2 steps of"),            # whic
               pytest.mark.filterwarnings("ignore:.* was trained without .*zorbl")]
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-TRAINING = ("train_", "encode_", "evaluate", "generate_many")     # how programs begin that train, score or need Ray
+OTHERS = ("train_", "encode_", "evaluate", "generate_many", "webui")        # how programs begin that are not run here
 COMMANDS = [command for command in re.findall(r"^python scripts/(.*?)(?: +#.*)?$", README, re.M)
-            if not command.startswith(TRAINING)]
+            if not command.startswith(OTHERS)]
 MODELS = set(re.findall(r"(?:--ckpt|inspect_checkpoint.py) (\S+)", "\n".join(COMMANDS)))
 WITHOUT_STEPS = ("canny.py", "inspect_checkpoint.py", "make_random_checkpoint.py", "replay.py")
 SIDE, TINY, PHOTO = 128, 64, (96, 64)                   # of pictures of the bundled model, the tiny one, and photo.png
