@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ldm.metadata import OUR_SAMPLERS, OUR_SOURCES, OUR_SPACINGS
 
 BATCH_PIXELS = 2**22                                    # drawn at once: four pictures of 1024x1024
+PROMPT_CHARS = 20_000
 SPACES = {**{name.casefold(): ours for name, ours in OUR_SPACINGS.items()},
           **{ours: ours for ours in ("linspace", "leading", "trailing", "karras", "exponential", "compvis")}}
 SAMPLING = {**{name.casefold(): ours for name, ours in OUR_SAMPLERS.items()},
@@ -51,8 +52,8 @@ class Fields(BaseModel):
 class Drawing(Fields):
     """The fields that txt2img and img2img share."""
 
-    prompt: str = Field("", max_length=20_000, description="<lora:name:0.8> puts on a LoRA of the folder `loras`")
-    negative_prompt: str = Field("", max_length=20_000)
+    prompt: str = Field("", max_length=PROMPT_CHARS, description="<lora:name:0.8> puts on a LoRA of the folder `loras`")
+    negative_prompt: str = Field("", max_length=PROMPT_CHARS)
     seed: int = Field(-1, ge=-1, le=2**53, description="-1 draws one at random; picture i has seed + i")
     subseed: int = Field(-1, ge=-1, le=2**53, description="seed of a variation, -1 at random")
     subseed_strength: float = Field(0.0, ge=0, le=1, description="how far to go towards the variation")

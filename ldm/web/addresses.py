@@ -3,16 +3,17 @@
 import json
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PREFIX = "/gradio_api/"
-REFUSAL = "a file is given by an address, and nothing is fetched; upload the file itself"
+REFUSED = JSONResponse({"detail": "a file is given by an address, and nothing is fetched; upload the file itself"}, 422)
 
 
 class NoAddresses:
-    """ASGI middleware that refuses (422) JSON sent to Gradio in which the "path" or "url" of a file is an address.
+    """ASGI middleware that refuses (422) an address in a path of Gradio's, or in JSON as the "path" or "url" of a file.
 
     The page itself uploads files first, and then names them by where they were put.
     """
@@ -21,8 +22,11 @@ class NoAddresses:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(PREFIX)
-        if not asked or is_form(scope):
+        asked = scope["type"] == "http" and scope["path"].startswith(PREFIX)
+        if asked and "://" in scope["path"]:            # Gradio would fetch "file=http://..." and pass it on
+            await REFUSED(scope, receive, send)
+            return
+        if not asked or scope["method"] != "POST" or is_form(scope):
             await self.app(scope, receive, send)
             return
         try:
@@ -30,32 +34,38 @@ class NoAddresses:
         except ClientDisconnect:                        # there is nobody to reply to
             return
         if names_address(body):
-            await JSONResponse({"detail": REFUSAL}, 422)(scope, receive, send)
+            await REFUSED(scope, receive, send)
         else:
             await self.app(scope, replayed(body, receive), send)
 
 
 def is_form(scope: Scope) -> bool:
-    """Whether the body is an upload, whose parts are files."""
-    return any(name == b"content-type" and value.startswith(b"multipart/") for name, value in scope["headers"])
+    """Whether the body is an upload, whose parts are files.  Of several types the first counts, as it does later on."""
+    return Headers(scope=scope).get("content-type", "").startswith("multipart/")
 
 
 def names_address(body: bytes) -> bool:
-    """Whether JSON has an address in the place of a file; what is no JSON, or too deep, Gradio refuses itself."""
+    """Whether JSON has an address in the place of a file, or is too deep to say; what is no JSON Gradio refuses."""
     try:
         return any_address(json.loads(body or b"null"))
-    except (ValueError, RecursionError):
+    except ValueError:
         return False
+    except RecursionError:
+        return True
 
 
 def any_address(value: Any) -> bool:
-    """Whether anywhere in this a "path" is an address, or a "url" is one of another place than Gradio's own files."""
+    """Whether anywhere in this a "path" is an address, or a "url" is one of another place than Gradio's own files.
+
+    A picture within its "url" is none of these either: Gradio would decode it, whatever its size.
+    """
     if isinstance(value, list):
         return any(map(any_address, value))
     if not isinstance(value, dict):
         return False
     path, url = (str(value.get(name) or "").strip().casefold() for name in ("path", "url"))
-    return "://" in path or "://" in url and f"{PREFIX}file=" not in url or any(map(any_address, value.values()))
+    elsewhere = url.startswith("data:") or "://" in url and f"{PREFIX}file=" not in url
+    return "://" in path or elsewhere or any(map(any_address, value.values()))
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:

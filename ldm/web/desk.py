@@ -14,18 +14,20 @@ class Desk:
 
     def __init__(self, queue: Queue):
         self.queue = queue
-        self._jobs: dict[str, list[Job]] = {}           # those that have not ended, by session
+        self._sessions: dict[Job, str] = {}             # of the jobs that have not ended
 
     def submit(self, work: Callable[[Job], Any], client: str) -> Job:
         """Let a job of a session wait for its turn.  Raises QueueFull."""
         job = self.queue.submit(work, client)
-        self._jobs[client] = [*(other for other in self._jobs.get(client, ()) if not other.wait(0)), job]
+        self._sessions[job] = client
+        job.when_ended(lambda: self._sessions.pop(job, None))
         return job
 
     def cancel(self, client: str) -> None:
         """Cancel all that a session has asked for."""
-        for job in self._jobs.pop(client, ()):
-            self.queue.cancel(job)
+        for job, session in list(self._sessions.items()):
+            if session == client:
+                self.queue.cancel(job)
 
     async def follow(self, job: Job) -> AsyncIterator[Job]:
         """Yield the job again and again until it has ended; it is cancelled where nobody looks any more."""

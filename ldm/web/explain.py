@@ -156,10 +156,10 @@ def words_of(chunks: list[list[Token]]) -> list[str]:
 def by_word(maps: Tensor, chunks: list[list[Token]], height: int, width: int) -> list[WordMap]:
     """Add up the maps of the tokens [S h w] of each word, at the size of the picture.  They still sum to 1."""
     places = words_of(chunks)
-    maps = F.interpolate(maps[None], (height, width), mode="bilinear")[0]
     order = sorted(range(len(places)), key=lambda i: (not places[i][0].isdigit(), number_of(places[i]), places[i]))
-    return [WordMap(word.split(" ", 1)[-1], maps[[*which]].sum(0)) for word, which in
-            groupby(order, key=places.__getitem__)]
+    sums = [(word, maps[[*which]].sum(0)) for word, which in groupby(order, key=places.__getitem__)]
+    return [WordMap(word.split(" ", 1)[-1], F.interpolate(total[None, None], (height, width), mode="bilinear")[0, 0])
+            for word, total in sums]
 
 
 def number_of(place: str) -> int:

@@ -18,7 +18,7 @@ from PIL import Image
 from ldm.images import read_metadata, read_parameters
 from ldm.metadata import from_parameters
 from ldm.settings import Settings
-from ldm.web.a1111 import BATCH_PIXELS
+from ldm.web.a1111 import BATCH_PIXELS, PROMPT_CHARS
 from ldm.web.orders import OPTIONS, Order
 from ldm.web.uploads import check_pixels, open_picture
 
@@ -39,6 +39,7 @@ OF_TASK: dict[str, tuple[str, ...]] = {                 # beside the task's opti
 SOME = {name for names in OF_TASK.values() for name in names}
 MORE = tuple(name for name in SETTINGS if name not in {*MAIN, *SOME})   # what the form shows last
 WHOLE = {"left", "top", "right", "bottom", "unet_tile", "noise_level"}   # options that are whole numbers
+SHEET_PIXELS = 2**26                                    # of all cells of a grid: 256 of 512x512
 SIDE = 512                                              # in pixels, supposed where only the model knows
 ANY_SEED = 2**32                                        # random seeds are below, as those of other programs are
 TASKS = {"variation": "variations", "colorize": "colorize", "upscale": "upscale", "grid": "grid"}  # as metadata say
@@ -81,7 +82,13 @@ def order(values: Mapping[str, Any]) -> Order:
 
 
 def check_size(order: Order) -> None:
-    """Raises ValueError for more than BATCH_PIXELS at once, and for an enlarged picture of more than an upload has."""
+    """Raises ValueError for more than BATCH_PIXELS at once, SHEET_PIXELS in all, and PROMPT_CHARS of a prompt; and for
+    an enlarged picture of more than an upload has.
+    """
+    longest = max(map(len, (order.prompt, order.settings.get("negative_prompt", ""), *order.axis_prompts())))
+    if longest > PROMPT_CHARS:
+        raise ValueError(f"a prompt of {longest:,} characters is above {PROMPT_CHARS:,}; make it shorter")
+    total = 0
     for settings in [cell.settings for row in order.cells() for cell in row] if order.task == "grid" else [
             order.settings]:
         own = order.image.size if order.image else (SIDE, SIDE)
@@ -90,11 +97,14 @@ def check_size(order: Order) -> None:
             width += order.option("left") + order.option("right")
             height += order.option("top") + order.option("bottom")
         count = settings.get("count", 1)
+        total += width * height
         if width * height * count > BATCH_PIXELS:
             raise ValueError(f"{count} pictures of {width}x{height} pixels are more than the {BATCH_PIXELS:,} pixels "
                              "drawn at once; take fewer or smaller ones")
         if order.task == "upscale":
             check_pixels(round(width * order.option("scale")), round(height * order.option("scale")))
+    if total > SHEET_PIXELS:
+        raise ValueError(f"a grid of {total:,} pixels is above {SHEET_PIXELS:,}; take fewer or smaller cells")
 
 
 def blank(value: object) -> bool:

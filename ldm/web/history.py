@@ -15,11 +15,3 @@ def pictures(out: Path, count: int = 60, skip: int = 0) -> list[Path]:
         if len(found) >= skip + count:
             break
     return found[skip : skip + count]
-
-
-def find(out: Path, name: str) -> Path:
-    """The file that "2026-11-28/120000-ab12-0.png" means.  Raises ValueError for anything but a picture in `out`."""
-    path = (out / name).resolve()
-    if path.suffix != ".png" or not path.is_relative_to(out.resolve()) or not path.is_file():
-        raise ValueError(f"there is no picture {name!r}")
-    return path

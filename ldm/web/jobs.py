@@ -1,11 +1,16 @@
 """One queue: jobs run one at a time, clients take turns, each job can be followed and cancelled."""
 
+import logging
 import secrets
 import threading
 import time
+import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Literal
+
+log = logging.getLogger(__name__)
+MISTAKES = (ValueError, ArithmeticError, OSError)       # of who asks: they are told; others are to be looked into
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -168,6 +173,9 @@ class Queue:
             except Cancelled:
                 self._end(job, "cancelled")
             except Exception as error:                  # whatever it is, the next job shall run
+                if not isinstance(error, MISTAKES):
+                    log.error("job %s failed", job.id, exc_info=error)
+                traceback.clear_frames(error.__traceback__)             # they hold latents, as long as the job is held
                 self._end(job, "failed", error=error)
             else:
                 self._end(job, "done", result)

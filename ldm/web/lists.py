@@ -35,7 +35,7 @@ async def set_options(body: dict[str, Any], request: Request, web: Web) -> dict[
     options, notes = changed(web.options, body, web.studio)
     if options.sd_model_checkpoint != web.options.sd_model_checkpoint:
         def load(job: Job) -> None:
-            web.studio.use(options.sd_model_checkpoint)
+            web.studio.use(options.sd_model_checkpoint, options.vae)
 
         await ended(load, request, web)
         options, _ = changed(web.options, body, web.studio)             # others may have set some meanwhile

@@ -21,9 +21,14 @@ class Options:
     randn_source: str | None = None                     # None: as the preset of a request
     live_previews_enable: bool = True
 
+    @property
+    def vae(self) -> str:
+        """The name of the file whose VAE is taken; "" for the model's own."""
+        return "" if self.sd_vae == "Automatic" else self.sd_vae
+
     def told(self) -> dict[str, Any]:
-        """As a client reads them."""
-        return {**asdict(self), "randn_source": self.randn_source or "CPU"}
+        """As a client reads them, and may send them back, which changes nothing."""
+        return asdict(self)
 
 
 def changed(options: Options, changes: Mapping[str, Any], studio: Studio) -> tuple[Options, list[str]]:
@@ -44,6 +49,8 @@ def check(name: str, value: Any, studio: Studio) -> Any:
         case "sd_vae":
             return "Automatic" if value is None or str(value).casefold() in NO_VAE else find_model(value, studio)
         case "randn_source":
+            if value is None:
+                return None
             find_source(value)
             return str(value).upper()
         case "CLIP_stop_at_last_layers":

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,6 +32,7 @@ from ldm.tasks import (
 )
 from ldm.tasks.grid import Watch
 
+CELLS = 256                                             # of a grid, at most
 TaskName = Literal["txt2img", "img2img", "inpaint", "outpaint", "upscale", "colorize", "variations", "grid"]
 OPTIONS = {                                             # of each task: the options it takes, with their defaults
     "txt2img": {},
@@ -77,6 +79,9 @@ class Order:
         if self.task == "variations":
             check_variation(self.option("variation_seed"), self.option("variation_strength"))
         if self.task == "grid":
+            count = prod(len(a.values) for a in self.axes())
+            if count > CELLS:
+                raise ValueError(f"a grid of {count:,} cells is above {CELLS}; take fewer values")
             self.cells()
             for text in self.axis_prompts():
                 if extract_loras(text)[1]:

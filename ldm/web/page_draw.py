@@ -1,5 +1,6 @@
 """The tab that draws: the form on one side, what comes of it on the other."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ class DrawTab:
         """Draw what the form says: show the progress, then the pictures."""
         lang = language(request)
         try:
-            order = forms.order(self.form.values(given))
+            order = await asyncio.to_thread(forms.order, self.form.values(given))
             job = self.desk.submit(lambda job: self.studio.draw(order, job), str(request.session_hash))
         except QueueFull as error:
             yield {self.status: line(say(lang, "state.full", error=error), "alert")}
@@ -137,7 +138,8 @@ class DrawTab:
             return
         async for _ in self.desk.follow(job):
             yield {self.status: progress(job, self.desk.queue, lang)}
-        yield {self.status: ending(job, lang), **(self.result.show(job.result) if job.result else {})}
+        shown = await asyncio.to_thread(self.result.show, job.result) if job.result else {}
+        yield {self.status: ending(job, lang), **shown}
 
     def interrupt(self, request: gr.Request) -> None:
         """Cancel what this browser session has asked for."""
@@ -185,11 +187,11 @@ class DrawTab:
         """Bring the settings of a picture file into the form, and go there."""
         lang = language(request)
         if path is None:
-            return {self.status: line(say(lang, "state.none"), "alert")}
+            return self.failed(say(lang, "state.none"))
         try:
             filled = forms.read_settings(path, self.studio.models())
         except (ValueError, OSError) as error:
-            return {self.status: line(say(lang, "state.failed", error=without_folder(error, path)), "alert")}
+            return self.failed(say(lang, "state.failed", error=without_folder(error, path)))
         told = [say(lang, "state.filled", name=Path(path).name),
                 *(say(lang, "state.note", note=say(lang, key, **gaps)) for key, gaps in filled.notes)]
         return {self.status: "".join(map(line, told)), **self.form.updates(filled.values), **self.here()}
@@ -198,10 +200,14 @@ class DrawTab:
         """Make a picture file the input picture, and go to the form; of a task without one to image to image."""
         parts = self.form.parts
         if path is None:
-            return {self.status: line(say(language(request), "state.none"), "alert")}
+            return self.failed(say(language(request), "state.none"))
         own = {"image", "editor"} & forms.parts_of(task)
         return {parts["image"]: path, parts["editor"]: {"background": path, "layers": [], "composite": None},
                 parts["task"]: task if own else "img2img", **self.here()}
+
+    def failed(self, text: str) -> dict[Any, Any]:
+        """Say what went wrong, where it is seen."""
+        return {self.status: line(text, "alert"), **self.here()}
 
     def here(self) -> dict[Any, Any]:
         """The update that shows this tab."""

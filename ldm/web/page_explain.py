@@ -1,5 +1,6 @@
 """The tab that shows how a picture comes about."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ class ExplainTab:
         """Draw one picture of the form's prompt, and show how."""
         lang = language(request)
         try:
-            order = forms.order({**self.form.values(given), "task": "txt2img"})
+            order = await asyncio.to_thread(forms.order, {**self.form.values(given), "task": "txt2img"})
             job = self.desk.submit(lambda job: self.work(order, job), str(request.session_hash))
         except (QueueFull, ValueError) as error:
             key = "state.full" if isinstance(error, QueueFull) else "state.failed"
@@ -47,7 +48,8 @@ class ExplainTab:
             return
         async for _ in self.desk.follow(job):
             yield {self.status: progress(job, self.desk.queue, lang)}
-        yield {self.status: ending(job, lang), **(self.show(job.result, lang) if job.result else {})}
+        shown = await asyncio.to_thread(self.show, job.result, lang) if job.result else {}
+        yield {self.status: ending(job, lang), **shown}
 
     def work(self, order: Order, job: Job) -> Explained:
         """The work of a job, in the queue's thread."""

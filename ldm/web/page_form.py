@@ -1,24 +1,20 @@
 """The form of the page: one component for each thing that a picture is drawn with.  See `ldm.web.forms`."""
 
-import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
-from gradio.data_classes import FileData
-from PIL import Image
 
 from ldm.loading import PREDICTIONS
 from ldm.masks import Fill
 from ldm.web.forms import DEFAULTS, MORE, OF_TASK, SETTINGS, SIZE, parts_of
 from ldm.web.orders import OPTIONS
+from ldm.web.page_editor import build_editor
 from ldm.web.studio import Studio
-from ldm.web.uploads import check_pixels
 
-BRUSH = ("rgb(255, 0, 110)", 0.6)                       # visible on most pictures, which shine through
 HEIGHT = 380                                            # of input pictures, in pixels
 
 
@@ -28,6 +24,7 @@ class Form:
 
     parts: dict[str, Component]
     about: gr.Markdown
+    editor: gr.Column                                   # that the component of this name is in
     lora: gr.Dropdown
     embedding: gr.Dropdown
     dice: gr.Button
@@ -76,7 +73,7 @@ def build_form(studio: Studio, t: gr.I18n) -> Form:
     """The form, in the row that is open: a column of what is asked first, and one of settings."""
     parts: dict[str, Component] = {}
     with gr.Column(elem_id="ask"):
-        about, draw, interrupt = build_question(parts, t)
+        about, editor, draw, interrupt = build_question(parts, t)
     with gr.Column(elem_id="set"):
         build_options(parts, t)
         dice, reuse = build_main(parts, t)
@@ -87,14 +84,15 @@ def build_form(studio: Studio, t: gr.I18n) -> Form:
             parts["prediction"] = gr.Dropdown([(t("auto"), ""), *PREDICTIONS], value="", label=t("label.prediction"),
                                               info=t("help.prediction"), elem_id="prediction")
             parts |= {name: setting(name, t) for name in MORE}
-    form = Form(parts, about, lora, embedding, dice, reuse, draw, interrupt)
+    form = Form(parts, about, editor, lora, embedding, dice, reuse, draw, interrupt)
     form.parts["task"].change(lambda task: show_task(form, task, t), form.parts["task"],      # pyright: ignore
-                              [about, *special(form)], show_progress="hidden", queue=False, api_visibility="private")
+                              [about, *special(form).values()], show_progress="hidden", queue=False,
+                              api_visibility="private")
     return form
 
 
-def build_question(parts: dict[str, Component], t: gr.I18n) -> tuple[gr.Markdown, gr.Button, gr.Button]:
-    """Task, prompt and input picture -> what describes the task, and the two buttons."""
+def build_question(parts: dict[str, Component], t: gr.I18n) -> tuple[gr.Markdown, gr.Column, gr.Button, gr.Button]:
+    """Task, prompt and input picture -> what describes the task, the column of the editor, and the two buttons."""
     parts["task"] = gr.Radio([(t(f"task.{task}"), task) for task in OF_TASK], value="txt2img", label=t("task"),
                              elem_id="task")
     about = gr.Markdown(t("about.txt2img"), elem_id="about")
@@ -104,35 +102,15 @@ def build_question(parts: dict[str, Component], t: gr.I18n) -> tuple[gr.Markdown
         draw = gr.Button(t("button.draw"), variant="primary", scale=2, min_width=120, elem_id="draw")
         interrupt = gr.Button(t("button.interrupt"), variant="stop", scale=1, min_width=100, elem_id="interrupt")
     parts["negative_prompt"] = setting("negative_prompt", t, info=None, lines=1, max_lines=4)
-    build_inputs(parts, t)
-    return about, draw, interrupt
+    return about, build_inputs(parts, t), draw, interrupt
 
 
-def build_inputs(parts: dict[str, Component], t: gr.I18n) -> None:
-    """Input picture, and the editor that draws a mask on one."""
+def build_inputs(parts: dict[str, Component], t: gr.I18n) -> gr.Column:
+    """Input picture, and the editor that draws a mask on one -> the column of the latter."""
     parts["image"] = gr.Image(label=t("label.image"), type="filepath", image_mode=None, height=HEIGHT,
                               sources=["upload", "clipboard"], visible=False, elem_id="image")
-    editor = gr.ImageEditor(label=t("label.editor"), type="pil", format="png", height=HEIGHT + 120,
-                            placeholder=t("hint.editor"),  # pyright: ignore[reportArgumentType]  (it is translated)
-                            sources=("upload", "clipboard"), transforms=(), layers=False, visible=False,
-                            brush=gr.Brush(default_size=16, colors=[BRUSH], default_color=BRUSH, color_mode="fixed"),
-                            elem_id="editor")
-    editor.convert_and_format_image = bounded(editor.convert_and_format_image)      # a class of ours would get a .pyi
-    parts["editor"] = editor
-
-
-def bounded(convert: Callable[..., Any]) -> Callable[..., Any]:
-    """The function by which Gradio opens a picture of its editor, after a look at the size."""
-    def convert_bounded(file: FileData | bytes | None, flatten_on_white: bool = False) -> Any:
-        if file is not None:
-            try:
-                with Image.open(file.path if isinstance(file, FileData) else io.BytesIO(file)) as image:
-                    check_pixels(*image.size)
-            except (ValueError, OSError, Image.DecompressionBombError) as error:
-                raise gr.Error(str(error)) from error
-        return convert(file, flatten_on_white)
-
-    return convert_bounded
+    box, parts["editor"] = build_editor(t, HEIGHT + 120)
+    return box
 
 
 def build_options(parts: dict[str, Component], t: gr.I18n) -> None:
@@ -200,14 +178,13 @@ def with_own(studio: Studio, t: gr.I18n) -> list[Any]:
     return [(t("own"), ""), *studio.files("models")]
 
 
-def special(form: Form) -> list[Component]:
-    """The components that not every task shows, in one order."""
+def special(form: Form) -> Mapping[str, Block]:
+    """What not every task shows, by name: components, and the column of the editor."""
     shown = {name for task in OF_TASK for name in parts_of(task)}
-    return [part for name, part in form.parts.items() if name in shown]
+    return {name: part for name, part in form.parts.items() if name in shown} | {"editor": form.editor}
 
 
 def show_task(form: Form, task: str, t: gr.I18n) -> list[Any]:
     """What the browser shows for a task: its description, and those parts that it asks for."""
     shown = parts_of(task)
-    names = {part: name for name, part in form.parts.items()}
-    return [t(f"about.{task}"), *(gr.update(visible=names[part] in shown) for part in special(form))]
+    return [t(f"about.{task}"), *(gr.update(visible=name in shown) for name in special(form))]

@@ -8,6 +8,7 @@ from ldm.web.history import pictures
 from ldm.web.page_draw import AT_ONCE, DrawTab, Result, build_result, language, told_by
 from ldm.web.page_html import line
 from ldm.web.texts import say
+from ldm.web.uploads import check_picture
 
 PAGE = 24                                               # pictures at once
 
@@ -55,5 +56,26 @@ class InfoTab:
         to_form = gr.Button(t("button.to_form"), elem_id="info_to_form")
         parameters = gr.Textbox(label=t("label.made_with"), lines=3, max_lines=12, interactive=False, buttons=["copy"],
                                 elem_id="info_parameters")
-        file.change(lambda path: told_by(path)[0] if path else "", file, parameters, **AT_ONCE)
-        to_form.click(draw.fill, file, [draw.status, draw.tabs, *draw.form.parts.values()], **AT_ONCE)
+        self.draw = draw
+        file.change(self.told, file, parameters, **AT_ONCE)
+        to_form.click(self.fill, file, [draw.status, draw.tabs, *draw.form.parts.values()], **AT_ONCE)
+
+    def told(self, path: str | None) -> str:
+        """The settings in a file, or why there are none."""
+        try:
+            return told_by(checked(path))[0] if path else ""
+        except ValueError as error:
+            return str(error)
+
+    def fill(self, path: str | None, request: gr.Request) -> dict[Any, Any]:
+        """As of the pictures drawn here, for a file within the bounds of uploads."""
+        try:
+            return self.draw.fill(checked(path) if path else None, request)
+        except ValueError as error:
+            return self.draw.failed(say(language(request), "state.failed", error=error))
+
+
+def checked(path: str) -> str:
+    """A path, after a look at the size of the picture; to read the metadata may mean to decode it."""
+    check_picture(path)
+    return path

@@ -12,6 +12,7 @@ from ldm.images import save_image
 from ldm.pipeline import BUNDLED, Pipeline
 from ldm.plan import Plan
 from ldm.plugins import extract_loras, named_in
+from ldm.plugins.embeddings import words_of
 from ldm.plugins.folders import Kind, entries, home, search, stem
 from ldm.prepare import release_memory
 from ldm.preview import make_preview
@@ -36,7 +37,7 @@ class Studio:
         self.model = model                              # that an order without one gets
         self.pipe: Pipeline | None = None
         self._loaded: tuple[str, str, str | None] | None = None     # model, VAE and prediction of `pipe`
-        self._worn: list[tuple[str, float]] = []        # its LoRAs
+        self._worn: list[tuple[str, float]] | None = []             # its LoRAs; None: not known
         self._preview: Callable[..., Any] | None = None
 
     def models(self) -> dict[str, Path]:
@@ -85,16 +86,16 @@ class Studio:
         assert self.pipe
         if loras != self._worn:
             paths = [(search("loras", name, self.models_dir), weight) for name, weight in loras]   # never a path
-            if self._worn:
-                self.pipe.unload_lora()
-            self._worn = []
+            self._worn = None                           # where one of them does not fit, the next order begins anew
+            self.pipe.unload_lora()
             for path, weight in paths:
                 lora = self.pipe.load_lora(path, weight)
                 if lora.unmatched:
                     warnings.warn(f"LoRA {lora.name}: {len(lora.unmatched)} of its tensors fit no layer of this model",
                                   stacklevel=2)
             self._worn = loras
-        self.pipe.unload_embedding()
+        if words_of(self.pipe.tokenizer):               # a tokenizer is made anew, which takes a tenth of a second
+            self.pipe.unload_embedding()
         for word, path in named_in(texts, self.models_dir).items():
             self.pipe.load_embedding(path, word)
 

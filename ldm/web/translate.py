@@ -113,9 +113,8 @@ def spread(body: Drawing, settings: dict[str, Any], options: Options, task: Task
     `told`: the options of the task.
     """
     def order(task: TaskName, seed: int, count: int, told: dict[str, Any]) -> Order:
-        vae = "" if options.sd_vae == "Automatic" else options.sd_vae
         return Order(body.prompt, task, {**settings, "seed": seed, "count": count}, image, mask, told,
-                     options.sd_model_checkpoint, vae, previews=options.live_previews_enable)
+                     options.sd_model_checkpoint, options.vae, previews=options.live_previews_enable)
 
     seed, subseed = (secrets.randbelow(RANDOM_SEEDS) if s == -1 else s for s in (body.seed, body.subseed))
     if body.subseed_strength:

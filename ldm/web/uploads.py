@@ -4,6 +4,10 @@ import base64
 import binascii
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
 
 from PIL import ExifTags, Image, ImageOps
 
@@ -45,18 +49,31 @@ def open_picture(data: bytes) -> Image.Image:
     """
     if len(data) > BYTES:
         raise TooLarge(f"a picture of {len(data):,} bytes is above {BYTES:,}; make it smaller")
-    try:
+    with refused():
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
         check_pixels(*picture.size)
         picture.load()
         ImageOps.exif_transpose(picture, in_place=True)
+    return picture
+
+
+def check_picture(file: str | Path | BinaryIO) -> None:
+    """Raises as `open_picture` for a file that it would not open, as far as its head says: nothing is decoded."""
+    with refused(), Image.open(file, formats=FORMATS) as picture:
+        check_pixels(*picture.size)
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Whatever a decoder raises becomes TooLarge or ValueError."""
+    try:
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge(f"a picture of that many pixels is above {PIXELS:,}; make it smaller") from error
     except TooLarge:
         raise
     except Exception as error:                          # decoders raise all sorts of things where a file is damaged
         raise ValueError(f"this is no {', '.join(FORMATS)} file that can be read; send another") from error
-    return picture
 
 
 def check_pixels(width: int, height: int) -> None:

@@ -1,7 +1,8 @@
 """The commands of README.md, in a folder where the files lie that they name, with 2 steps where they say none.
 
 Where the README has an official model there is a tiny random one of Stable Diffusion 1, and the plug-in files fit that.
-Training, scores, Ray and the web page have tests of their own; nothing runs the commands that make the bundled model again.
+Training, scores, Ray and the web page have tests of their own; nothing runs the commands that make the bundled model
+again.
 """
 
 import os

@@ -50,6 +50,11 @@ def test_fields_arrive_in_their_types():
     ({"width": "4096", "height": "4096"}, "1 pictures of 4096x4096 pixels are more than"),
     ({"task": "grid", "x": "width=64,80000", "y": "height=800"}, "80000x800 pixels are more than"),
     ({"task": "upscale", "scale": 16.0}, "a picture of 8192x8192 pixels is above 16,777,216 in all"),
+    ({"task": "grid", "x": "steps=" + ",".join(map(str, range(1, 31))), "y": "guidance=1,2,3,4,5,6,7,8,9"},
+     "a grid of 270 cells is above 256; take fewer values"),
+    ({"task": "grid", "x": "steps=4,5,6,7,8", "y": "guidance=1,2,3,4", "width": "2048", "height": "2048"},
+     "a grid of 83,886,080 pixels is above 67,108,864; take fewer or smaller cells"),
+    ({"prompt": "fox" * 7000}, "a prompt of 21,000 characters is above 20,000; make it shorter"),
     ({"task": "grid", "x": "step=1"}, "axis 'step=1' is not NAME=VALUE"),
 ])
 def test_mistakes_say_their_rule(values, message):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -67,6 +68,31 @@ def test_an_error_is_kept_and_the_next_job_runs(queue: Queue):
     assert second.wait(10) and second.result == 7
     assert first.state == "failed" and isinstance(first.error, ZeroDivisionError)
     assert queue.finished == {"done": 1, "failed": 1, "cancelled": 0}
+
+
+def test_errors_that_are_no_mistakes_of_who_asks_are_logged(queue: Queue, caplog: pytest.LogCaptureFixture):
+    for error in (ValueError("width 500"), KeyError("bug")):
+        def fail(job: Job, error: Exception = error) -> None:
+            raise error
+
+        assert queue.submit(fail).wait(10)
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [KeyError]
+
+
+def test_an_error_does_not_hold_what_its_frames_held(queue: Queue):
+    class Latents:
+        pass
+
+    held: list[weakref.ref[Latents]] = []
+
+    def fail(job: Job) -> None:
+        latents = Latents()
+        held.append(weakref.ref(latents))
+        raise MemoryError("too much")
+
+    job = queue.submit(fail)
+    assert job.wait(10) and isinstance(job.error, MemoryError) and job.error.__traceback__
+    assert held[0]() is None
 
 
 def test_when_ended_calls_later_and_at_once(queue: Queue, held: threading.Event):

@@ -5,6 +5,8 @@ import re
 import httpx
 import pytest
 from exchange import TINY, decoded
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from ldm.images import read_metadata
@@ -64,6 +66,23 @@ def test_options_switch_the_model(client: httpx.Client, studio: Studio):
         assert read_metadata(newest)["model"] == "other.safetensors"
     finally:
         client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "tiny"})
+
+
+def test_options_that_are_sent_back_change_nothing(app: FastAPI):
+    options = app.state.web.options
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        told = client.get("/sdapi/v1/options").json()
+        assert client.post("/sdapi/v1/options", json=told).json() == {"notes": []}
+    assert app.state.web.options == options
+
+
+def test_a_model_is_loaded_with_the_vae_that_holds(app: FastAPI, studio: Studio, monkeypatch: pytest.MonkeyPatch):
+    used = []
+    monkeypatch.setattr(studio, "use", lambda *names: used.append(names))
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        for options in ({"sd_vae": "tiny"}, {"sd_model_checkpoint": "other"}):
+            assert client.post("/sdapi/v1/options", json=options).status_code == 200
+    assert used == [("other", "tiny")]
 
 
 def test_override_settings_hold_for_one_request(client: httpx.Client):

@@ -89,8 +89,7 @@ def test_gradio_fetches_nothing(with_page: str):
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "pyproject.toml", "../../../etc/passwd", "http://127.0.0.1:1/a.png"])
 def test_the_page_serves_no_other_files(with_page: str, path: str):
-    assert httpx.get(f"{with_page}gradio_api/file={path}", follow_redirects=False).status_code in (403, 404, 302)
-    assert httpx.get(f"{with_page}gradio_api/file={path}").status_code != 200
+    assert httpx.get(f"{with_page}gradio_api/file={path}").status_code in (403, 404, 422)
 
 
 def test_a_socket_listens_before_the_server_runs():

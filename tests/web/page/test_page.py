@@ -2,51 +2,16 @@
 
 import re
 import threading
-from pathlib import Path
 
-import numpy as np
 import pytest
+from acting import OF_GRADIO, PICTURE, ask, drawn, task, wait_for_end
 from PIL import Image
 
-from ldm.images import read_metadata
-from ldm.web.history import pictures
-
-pytestmark = [                                          # what Gradio itself leaves open, and calls
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),
-]
-PICTURE = "#draw_gallery img"
+pytestmark = OF_GRADIO
 SHOWN = "#status img.sketch"                            # a preview
 LABELS = """elements => elements.filter(e => e.type !== "hidden" && !(
     e.getAttribute("aria-label") || e.closest("label")?.innerText || e.labels?.[0]?.innerText || e.title || e.alt
     || e.tagName === "BUTTON" && e.innerText)).map(e => e.outerHTML.slice(0, 200))"""
-
-
-def ask(page, prompt="3d render of a fox", steps=4):
-    """Fill in the form."""
-    page.fill("#prompt textarea", prompt)
-    page.fill("#steps input", str(steps))
-
-
-def wait_for_end(page, words="Done"):
-    """Wait until the last line says how it ended."""
-    page.wait_for_function("words => document.querySelector('#status').innerText.includes(words)", arg=words)
-
-
-def drawn(studio) -> tuple[Path, dict]:
-    """The last picture on the disk, and what it says."""
-    [path] = pictures(studio.out, 1)
-    return path, read_metadata(path)
-
-
-def task(page, name):
-    page.get_by_label(name, exact=True).check()
-
-
-def bright_picture(folder: Path) -> Path:
-    path = folder / "bright.png"
-    Image.new("RGB", (64, 64), "orange").save(path)
-    return path
 
 
 def test_new_user_types_presses_and_sees_the_picture_arrive(visit, studio):
@@ -105,32 +70,15 @@ def test_keyboard_draws(visit, studio):
 
 
 @pytest.mark.slow
-def test_mask_is_drawn_and_the_rest_stays(visit, studio, tmp_path):
+def test_picture_beyond_the_bounds_is_not_read(visit, tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("1", (4104, 4104)).save(path)
     page = visit()
-    ask(page)
-    task(page, "Inpaint")
-    page.wait_for_selector("#editor canvas")
-    page.wait_for_timeout(2000)                         # until it can be used
-    page.click("#draw")
-    wait_for_end(page, "inpaint needs a picture; give one")
-    page.set_input_files("#editor input[type=file]", bright_picture(tmp_path))
-    page.wait_for_timeout(2000)                         # the canvas takes its picture
-    page.click("#draw")
-    wait_for_end(page, "inpaint needs a mask")
-    box = page.locator("#editor canvas").first.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + 20, y + 20, steps=5)
-    page.mouse.up()
-    page.wait_for_timeout(500)
-    page.click("#draw")
-    page.wait_for_selector(PICTURE)
-    path, told = drawn(studio)
-    changed = (np.asarray(Image.open(path)) != np.array([255, 165, 0])).any(2)
-    assert "mask_sha256" in told
-    assert changed[28:36, 28:36].mean() > 0.5           # in the middle
-    assert not changed[0].any() and not changed[:, 0].any() and changed.mean() < 0.8
+    page.get_by_role("tab", name="PNG info").click()
+    page.set_input_files("#drop input[type=file]", path)
+    page.wait_for_function("document.querySelector('#info_parameters textarea').value.includes('is above 16,777,216')")
+    page.click("#info_to_form")
+    wait_for_end(page, "This did not work: a picture of 4104x4104 pixels is above")
 
 
 @pytest.mark.slow

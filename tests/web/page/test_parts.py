@@ -2,6 +2,7 @@
 
 import io
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +24,7 @@ def png(side: int) -> bytes:
 def test_editor_opens_no_picture_beyond_the_bounds():
     import gradio as gr
 
-    from ldm.web.page_form import bounded
+    from ldm.web.page_editor import bounded
 
     opened = []
     convert = bounded(lambda file, flatten_on_white: opened.append(file) or "converted")
@@ -32,6 +33,58 @@ def test_editor_opens_no_picture_beyond_the_bounds():
         with pytest.raises(gr.Error):
             convert(file)
     assert len(opened) == 2
+
+
+class Gradio:
+    """Speaks with the page's server as the page does, in one session."""
+
+    def __init__(self, client: httpx.Client):
+        self.client, self.config = client, client.get("config").json()
+        self.ids = {part["props"].get("elem_id"): part["id"] for part in self.config["components"]}
+        self.values = {part["id"]: part["props"].get("value") for part in self.config["components"]}
+
+    def send(self, route: str, elem_id: str, event: str, **values: Any) -> str:
+        """Let an event happen where the form has these values -> the reply."""
+        [told] = [one for one in self.config["dependencies"] if [self.ids[elem_id], event] in one["targets"]]
+        given = self.values | {self.ids[name]: value for name, value in values.items()}
+        body = {"data": [given[i] for i in told["inputs"]], "fn_index": told["id"], "session_hash": "mine"}
+        return self.client.post(f"gradio_api/{route}", json=body).raise_for_status().text
+
+    def end(self) -> str:
+        """The message that the session's event has ended."""
+        with self.client.stream("GET", "gradio_api/queue/data", params={"session_hash": "mine"}) as stream:
+            return next(line for line in stream.iter_lines() if "process_completed" in line)
+
+    def brush(self, drawing: str, **data: Any) -> int:
+        """Send a picture from the editor; the status."""
+        fields = {"component_id": self.ids["editor"], "session_hash": "mine", "fn_name": "accept_blobs", "id": drawing}
+        return self.client.post("gradio_api/component_server", data={**fields, **data},
+                                files={"file": ("a.png", png(4104))}).status_code
+
+
+def test_editor_keeps_its_bounds_after_the_form_has_changed(page_address):
+    with httpx.Client(base_url=page_address, timeout=60) as client:
+        gradio = Gradio(client)
+        gradio.send("run/predict", "task", "change", task="inpaint")
+        assert gradio.brush("drawing", type="background", index="null") == 200
+        editor = {"id": "drawing", "background": None, "layers": [], "composite": None}
+        gradio.send("queue/join", "draw", "click", task="inpaint", editor=editor)
+        assert "a picture of 4104x4104 pixels is above" in gradio.end()
+        assert [gradio.brush("drawing", type="layer", index=i) for i in ("7", "8", "99999999999", "-1")] == [
+            200, 422, 422, 422]
+
+
+@pytest.mark.usefixtures("page_address")                # which imports Gradio
+def test_drawings_that_no_event_takes_give_way():
+    from gradio.components.image_editor import AcceptBlobs, BlobData
+
+    from ldm.web.page_editor import KEPT, few
+
+    kept = {}
+    accept = few(lambda data: kept.update({data.data["id"]: data}), kept)
+    for i in range(KEPT + 5):
+        accept(AcceptBlobs(data=BlobData(type="background", index=None, file=b"", id=str(i)), files=[]))
+    assert [*kept] == [str(i) for i in range(5, KEPT + 5)]
 
 
 def test_files_beside_the_pictures_are_not_served(page_address, studio, tmp_path):
