@@ -18,7 +18,7 @@ from ldm import Pipeline
 
 HERE = Path(__file__).parent
 SQUARES, LATENTS = 16, 64                               # samples of a step of VAE and UNet, over all ranks
-VAE = ["--steps", 14000, "--lr", 0.001, "--every", 500, "--bf16"]
+VAE = ["--steps", 8000, "--lr", 0.001, "--every", 500, "--bf16"]
 SHAPE = ["--channels", 64, "--multipliers", 1, 2, 3, "--attn", 1, 1, 1]
 UNET = ["--every", 500, "--bf16", "--levels", 4]
 FEW = ["--steps", 4500, "--lr", 0.001]
