@@ -5,6 +5,7 @@ import threading
 from typing import NamedTuple
 
 import psutil
+import pytest
 from PIL import Image
 from torch import Tensor
 
@@ -49,6 +50,7 @@ def ask(studio: Studio, desk: Desk, i: int) -> str:
     return job.state
 
 
+@pytest.mark.slow
 def test_a_hundred_jobs_leave_nothing_behind(studio: Studio, queue: Queue):
     desk = Desk(queue)
     for i in PROMPTS:                                   # what is made once is made now
