@@ -7,6 +7,8 @@ import pytest
 from acting import OF_GRADIO, PICTURE, ask, drawn, task, wait_for_end
 from PIL import Image
 
+from ldm.images import save_image
+
 pytestmark = OF_GRADIO
 SHOWN = "#status img.sketch"                            # a preview
 LABELS = """elements => elements.filter(e => e.type !== "hidden" && !(
@@ -32,14 +34,12 @@ def test_new_user_types_presses_and_sees_the_picture_arrive(visit, studio):
 
 @pytest.mark.slow
 def test_every_step_has_a_preview(visit, studio, page_queue, monkeypatch):
-    """With steps slower than the page looks, each is seen; but the last may give way to the picture before."""
-    look = studio.preview
+    """With steps slower than the page looks, each is seen, and so is saving, or the last gives way to the picture."""
+    def slow(call):
+        return lambda *args: (threading.Event().wait(0.5), call(*args))[1]
 
-    def slow(latents):
-        threading.Event().wait(0.5)
-        return look(latents)
-
-    monkeypatch.setattr(studio, "preview", slow)
+    monkeypatch.setattr(studio, "preview", slow(studio.preview))
+    monkeypatch.setattr("ldm.web.studio.save_image", slow(save_image))
     page, seen = visit(), set()
     ask(page)
     page.click("#draw")
@@ -51,7 +51,7 @@ def test_every_step_has_a_preview(visit, studio, page_queue, monkeypatch):
         if "Done" in page.inner_text("#status"):
             break
         page.wait_for_timeout(25)
-    assert len(seen) in (3, 4)
+    assert len(seen) == 4
 
 
 @pytest.mark.slow
