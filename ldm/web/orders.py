@@ -134,7 +134,7 @@ def as_asked(pipe: Pipeline, order: Order) -> tuple[Pipeline, Image.Image | None
 
 def draw_upscaled(pipe: Pipeline, order: Order, watch: Watch) -> list[Image.Image]:
     """Enlarge the order's picture, or pictures that are drawn first, one after the other."""
-    settings, image, told = dict(order.settings), order.image, {}
+    settings, image = dict(order.settings), order.image
     if order.option("unet_tile"):
         pipe = tiled(pipe, order.option("unet_tile"))
     if is_x4(pipe):
