@@ -37,12 +37,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False,
 def choose(q: Tensor, k: Tensor, kernels: Kernels = "auto", learning: bool = False) -> str:
     """The name of the fastest kernel for q [B L C] and k [B S C]: a key of KERNELS.  `learning`: with gradients."""
     exact = q.dtype in (torch.bfloat16, torch.float32)
-    has_amx = q.dtype == torch.bfloat16 and native.cpu().get("amx_bf16")
     if kernels == "plain" or q.device.type != "cpu" or q.dtype == torch.float16:
         return "sdpa"                                   # GPUs have fast ones of their own
     if learning:                                        # the way back of PyTorch's kernel is slow on every CPU
         return "blocked" if q.shape[1] * k.shape[1] <= LEARN else "sdpa"
-    if has_amx:
+    if q.dtype == torch.bfloat16 and native.cpu().get("amx_bf16"):
         return "sdpa"                                   # so have CPUs with AMX, but for the way back
     if kernels == "auto" and exact and native.available():
         return "native"

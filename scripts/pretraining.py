@@ -89,7 +89,7 @@ def distribute(network: nn.Module, parts: Iterable[nn.Module], blocks: tuple[typ
     if args.fsdp:
         shard(parts, blocks, here)
         return network
-    return replicate(network.to(here.device), here)
+    return replicate(network.to(here.device), here, args.bf16)
 
 
 def resume(args: argparse.Namespace, **parts: Any) -> tuple[int, dict[str, Any] | None]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -67,9 +68,17 @@ def world(device: str) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def replicate(network: nn.Module, here: World) -> nn.Module:
-    """The network, its gradients averaged over all ranks by DDP; itself where this process is alone."""
-    return DistributedDataParallel(network) if here.launched else network
+def replicate(network: nn.Module, here: World, bf16: bool = False) -> nn.Module:
+    """The network, its gradients averaged over all ranks by DDP; itself where this process is alone.
+
+    `bf16`: the gradients are sent in bfloat16, half as many bytes.
+    """
+    if not here.launched:
+        return network
+    replica = DistributedDataParallel(network)
+    if bf16:
+        replica.register_comm_hook(None, bf16_compress_hook)
+    return replica
 
 
 def bare(network: Any) -> Any:

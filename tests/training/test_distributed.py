@@ -96,3 +96,14 @@ def test_accumulation_and_recomputation_work_on_several_ranks(data, tmp_path):
         train(2, *UNET, *data["train_unet.py"], "--schedule", "constant", "--batch", 2, "--accumulate", 2,
               "--checkpointing", "--steps", 20, "--every", 10, "--out", tmp_path / name, *flags)
         assert (losses(tmp_path / name) - losses(tmp_path / "one")).abs().max() < 1e-5
+
+
+@pytest.mark.slow
+def test_ranks_that_send_gradients_in_bfloat16_learn_alike(data, tmp_path):
+    """Sums of other rounding, so not the same weights; a share of the gradients lost would show at once."""
+    arguments = [*UNET, *data["train_unet.py"], "--bf16", "--steps", 50, "--every", 10]
+    train(1, *arguments, "--batch", 8, "--out", tmp_path / "one")
+    train(2, *arguments, "--batch", 4, "--out", tmp_path / "two")
+    one = losses(tmp_path / "one")
+    assert one[0] - one[-1] > 0.1
+    assert (losses(tmp_path / "two") - one).abs().max() < 0.02

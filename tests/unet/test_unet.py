@@ -156,3 +156,12 @@ def test_unet_with_classes_needs_labels(tiny, make_inputs):
 def test_config_needs_one_entry_per_level():
     with pytest.raises(ValueError, match=r"multipliers \(1, 2\).* differ in length; give one entry per level"):
         UNetConfig(multipliers=(1, 2))
+
+
+def test_a_step_of_training_is_one_graph(tiny, make_inputs):
+    """What `torch.compile` cannot trace it leaves to Python, in pieces: slower, and compiled piece by piece."""
+    model = tiny("one level").requires_grad_()
+    inputs = make_inputs(model.cfg, 8, 8)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(compiled(*inputs), model(*inputs), rtol=0, atol=1e-5)
