@@ -22,7 +22,7 @@ VAE = ["--steps", 8000, "--lr", 0.001, "--every", 500, "--bf16"]
 SHAPE = ["--channels", 64, "--multipliers", 1, 2, 3, "--attn", 1, 1, 1]
 UNET = ["--every", 500, "--bf16", "--levels", 4]
 FEW = ["--steps", 4500, "--lr", 0.001]
-ALL = ["--steps", 36000, "--lr", 0.0007, "--ema", 0.999]
+ALL = ["--steps", 36000, "--lr", 0.0005, "--ema", 0.999]
 
 
 def stage(script: str, *args: object, ranks: int = 1, unless: Path | None = None) -> None:
