@@ -49,7 +49,7 @@ def parser(doc: str | None, batch: int, lr: float, warmup: int, held_out: int) -
     cli.add_device(p)
     p.add_argument("--fsdp", action="store_true", help="cut weights, gradients and moments over the ranks (FSDP2); "
                                                        "default: each has them whole (DDP)")
-    p.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+    p.add_argument("--bf16", action="store_true", help="bfloat16 autocast; ranks send gradients in bfloat16 too")
     p.add_argument("--checkpointing", action="store_true", help="keep fewer activations and compute them again")
     p.add_argument("--compile", action="store_true", help="torch.compile the networks (needs a C++ compiler)")
     p.add_argument("--tensorboard", action="store_true", help="losses and samples for TensorBoard too")

@@ -36,7 +36,11 @@ def test_new_user_types_presses_and_sees_the_picture_arrive(visit, studio):
 def test_every_step_has_a_preview(visit, studio, page_queue, monkeypatch):
     """With steps slower than the page looks, each is seen, and so is saving, or the last gives way to the picture."""
     def slow(call):
-        return lambda *args: (threading.Event().wait(0.5), call(*args))[1]
+        def later(*args):
+            threading.Event().wait(0.5)
+            return call(*args)
+
+        return later
 
     monkeypatch.setattr(studio, "preview", slow(studio.preview))
     monkeypatch.setattr("ldm.web.studio.save_image", slow(save_image))
