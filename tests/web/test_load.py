@@ -75,9 +75,9 @@ def figure(address: str, name: str, **labels: str) -> float:
 
 
 def ended_under_load(process: subprocess.Popen[str], address: str, how: signal.Signals) -> list[Answer]:
-    """What six clients are answered by a server that gets a signal when some pictures are there."""
+    """What eight clients are answered by a server that gets a signal when some pictures are there."""
     answers: list[Answer] = []
-    thread = threading.Thread(target=lambda: answers.extend(load(address, 6, 600, BODY)[0]))
+    thread = threading.Thread(target=lambda: answers.extend(load(address, 8, 600, BODY)[0]))
     thread.start()
     while figure(address, "ldm_jobs_total", state="done") < 6:
         time.sleep(0.05)
@@ -117,6 +117,6 @@ def test_a_server_that_is_told_to_stop_refuses_what_waits(start, tmp_path: Path,
     process, address = start()
     answers = ended_under_load(process, address, how)
     assert process.returncode is not None
-    assert [answer.status for answer in answers].count(503) >= 5
+    assert [answer.status for answer in answers].count(503) >= 4        # one was drawn, some were between two jobs
     assert {answer.status for answer in answers} == {0, 200, 503}       # 0: there was nobody any more to ask
     check_pictures(tmp_path / "out", answers)
