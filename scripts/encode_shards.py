@@ -3,7 +3,8 @@
     python scripts/encode_shards.py --data 'shards/{000..099}.tar' --vae vae.safetensors --size 256 --out latents
     torchrun --nproc-per-node 8 scripts/encode_shards.py ...
 
-Each rank takes its share of the shards.  Those that are there already are not made again.
+Each rank takes its share of the shards.  Those that are there already are not made again; of another VAE, size or
+source they are refused.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from ldm.loading import load_vae, resolve_device
 from ldm.training.distributed import world
 from ldm.training.latents import encode
-from ldm.training.shards import Shards, open_data, write_latents
+from ldm.training.shards import Shards, is_written, open_data, write_latents
 from ldm.vae import VAE
 from ldm.weights.fingerprint import digest_of_weights
 
@@ -45,12 +46,13 @@ def main() -> None:
         raise ValueError(f"{args.data} is a folder of pictures, whose latents train_unet.py keeps itself; give shards")
     with world(resolve_device(args.device)) as here:
         vae = load_vae(args.vae).to(here.device)
+        digest = digest_of_weights(vae)
         args.out.mkdir(parents=True, exist_ok=True)
         mine = list(enumerate(data.urls))[here.rank :: here.size]
         for number, url in tqdm(mine, unit="shard", disable=not here.main):
-            path = args.out / f"{number:06d}.tar"
-            if not path.exists():
-                write_latents(path, encoded(data, url, vae, args.batch), digest_of_weights(vae))
+            path, made = args.out / f"{number:06d}.tar", {"vae": digest, "size": args.size, "shard": Path(url).name}
+            if not is_written(path, made):
+                write_latents(path, encoded(data, url, vae, args.batch), made)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cli
 import pretraining
@@ -15,7 +16,8 @@ from ldm.files import remove_partials
 from ldm.loading import PREDICTIONS
 from ldm.plugins import find
 from ldm.prepare import use_kernels
-from ldm.training.checkpoint import load_state, save_state
+from ldm.training.checkpoint import check_run, load_state, save_state
+from ldm.training.data import check_outside
 from ldm.training.progress import SCHEDULES, Losses, grid
 
 
@@ -50,8 +52,9 @@ def parser(doc: str | None, lr: float) -> argparse.ArgumentParser:
 def open_model(args: argparse.Namespace) -> Pipeline:
     """The model that is learned on, frozen, in float32; --size becomes its own where it was not said.
 
-    Raises ValueError for a size that is no multiple of 8, and a model that takes more than latents.
+    Raises ValueError for a size that is no multiple of 8, a model that takes more than latents, and --out in --data.
     """
+    check_outside(args.out, args.data)
     path = find("models", args.ckpt, args.models_dir) if args.ckpt else None
     pipe = Pipeline.load(path, args.device, "float32", kernels="plain", prediction=args.prediction)
     taken, latents = pipe.unet.cfg.in_channels, pipe.vae.cfg.latent_channels
@@ -66,19 +69,23 @@ def open_model(args: argparse.Namespace) -> Pipeline:
     return pipe
 
 
-def learn(args: argparse.Namespace, pipe: Pipeline, learned: nn.Module, loss: Callable[[int], Tensor],
-          save: Callable[[int], None]) -> None:
+def learn(args: argparse.Namespace, pipe: Pipeline, run: dict[str, Any], learned: nn.Module,
+          loss: Callable[[int], Tensor], save: Callable[[int], None]) -> None:
     """Train `learned` by the loss of each step up to --steps, from where --out stands.
 
     At every checkpoint `save(steps done)` writes what is learned, and then state.pt holds what resumes.
+    Raises ValueError where the run in --out learned something else than `run` says, or from another model.
     """
+    run = {"model": pipe.origin.model_hash, **run}
     use_kernels(pipe.unet, "auto")
     args.out.mkdir(parents=True, exist_ok=True)
     remove_partials(args.out)
     opt = torch.optim.AdamW(learned.parameters(), lr=args.lr, weight_decay=0)
     losses, state, done, recent = Losses(args.out / "losses.csv", ["loss"]), args.out / "state.pt", 0, []
     if state.exists():
-        done = load_state(state, weights=learned, opt=opt)["step"]
+        saved = load_state(state, weights=learned, opt=opt)
+        check_run(state, saved, run)
+        done = saved["step"]
     for step in pretraining.steps(args, done):
         pretraining.set_rate(opt, args.lr, step, args)
         opt.zero_grad()
@@ -95,5 +102,5 @@ def learn(args: argparse.Namespace, pipe: Pipeline, learned: nn.Module, loss: Ca
                 shown = pipe(args.prompt[0], count=args.samples, seed=args.seed)
                 losses.show(step + 1, grid(shown, min(8, len(shown))))
             save(step + 1)
-            save_state(state, step=step + 1, weights=learned, opt=opt)
+            save_state(state, run=run, step=step + 1, weights=learned, opt=opt)
             recent = []

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from ldm.loading import resolve_device
 from ldm.training.activations import recompute
-from ldm.training.checkpoint import load_state, newest, prune, save_state, state_path
-from ldm.training.data import ImageFolder, split
+from ldm.training.checkpoint import check_run, load_state, newest, prune, save_state, state_path
+from ldm.training.data import ImageFolder, check_outside, split
 from ldm.training.distributed import World, is_main, replicate, shard, world
 from ldm.training.progress import SCHEDULES, Losses
 from ldm.training.shards import Shards, open_data
@@ -64,14 +64,16 @@ def launch(train: Callable[[argparse.Namespace, World], None], args: argparse.Na
         train(args, here)
 
 
-def open_pictures(args: argparse.Namespace) -> tuple[ImageFolder | Shards, Tensor, list[list[str]]]:
-    """What to train on, and held-out pictures [N 3 H W] with their captions.
+def open_pictures(args: argparse.Namespace, vae: str = "") -> tuple[ImageFolder | Shards, Tensor, list[list[str]]]:
+    """What to train on, and held-out pictures [N 3 H W], or latents of the VAE with this digest, with their captions.
 
-    Raises ValueError where shards come without pictures to hold out.
+    Raises ValueError where shards come without pictures to hold out, or --out lies in a folder of pictures.
     """
-    data = open_data(args.data, args.size)
+    data = open_data(args.data, args.size, vae)
+    if isinstance(data, ImageFolder):
+        check_outside(args.out, data.folder)
     if args.held_out_data:
-        return data, *open_data(args.held_out_data, args.size).first(args.held_out)
+        return data, *open_data(args.held_out_data, args.size, vae).first(args.held_out)
     if isinstance(data, Shards):
         raise ValueError(f"of shards none is held out by itself; give --held-out-data, such as {data.urls[-1]}, and "
                          "leave that out of --data")
@@ -92,8 +94,11 @@ def distribute(network: nn.Module, parts: Iterable[nn.Module], blocks: tuple[typ
     return replicate(network.to(here.device), here, args.bf16)
 
 
-def resume(args: argparse.Namespace, **parts: Any) -> tuple[int, dict[str, Any] | None]:
-    """Load the last checkpoint of --out into the parts: how many steps are done, and the position in the data."""
+def resume(args: argparse.Namespace, run: dict[str, Any], **parts: Any) -> tuple[int, dict[str, Any] | None]:
+    """Load the last checkpoint of --out into the parts: how many steps are done, and the position in the data.
+
+    `run`: what else has to be as it was.  Raises ValueError where it is not.
+    """
     args.out.mkdir(parents=True, exist_ok=True)
     if is_main():
         prune(args.out, args.keep)
@@ -101,12 +106,13 @@ def resume(args: argparse.Namespace, **parts: Any) -> tuple[int, dict[str, Any] 
     if path is None:
         return 0, None
     saved = load_state(path, **parts)
+    check_run(path, saved, run)
     return saved["step"], saved["position"]
 
 
-def save(args: argparse.Namespace, step: int, reader: Reader, **parts: Any) -> None:
+def save(args: argparse.Namespace, run: dict[str, Any], step: int, reader: Reader, **parts: Any) -> None:
     """Write what `resume` reads after so many steps, and drop older checkpoints."""
-    save_state(state_path(args.out, step), step=step, position=reader.position(), **parts)
+    save_state(state_path(args.out, step), run=run, step=step, position=reader.position(), **parts)
     if is_main():
         prune(args.out, args.keep)
 

@@ -82,7 +82,8 @@ def main() -> None:
     pipe = finetuning.open_model(args)
     for name in args.embedding:
         pipe.load_embedding(find("embeddings", name, args.models_dir))
-    own, kind = Examples.of(pipe, ImageFolder(args.data, args.size), args.prompt), None
+    data, kind = ImageFolder(args.data, args.size), None
+    own = Examples.of(pipe, data, args.prompt)
     torch.manual_seed(args.seed)
     adapters = adapt(pipe.unet, pipe.text if args.text else None, args.rank, args.alpha, args.layers).to(pipe.device)
     if args.class_prompt:
@@ -90,6 +91,8 @@ def main() -> None:
         kind = Examples.of(pipe, ImageFolder(args.class_data, args.size), args.class_prompt)
     name = args.out.resolve().name
     told = metadata(pipe, own, name, args)
+    run = {"pictures": [file.name for file in data.files], "captions": own.prompts,
+           "class": kind and kind.prompts, "embedding": args.embedding}
 
     def loss(step: int) -> Tensor:
         value = batch_loss(pipe, own, args.batch, args.seed, step, args.min_snr)
@@ -100,7 +103,7 @@ def main() -> None:
     def save(steps: int) -> None:
         save_lora(args.out / f"{name}.safetensors", adapters, told | {"ss_steps": str(steps)})
 
-    finetuning.learn(args, pipe, adapters, loss, save)
+    finetuning.learn(args, pipe, run, adapters, loss, save)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,15 @@ def main() -> None:
     pipe = finetuning.open_model(args)
     pipe.warn_of_unseen([args.init_word])
     pipe.tokenizer = words = new_word(pipe.text, pipe.tokenizer, args.word, args.init_word, args.vectors)
-    own = Examples.of(pipe, ImageFolder(args.data, args.size), args.prompt)
+    data = ImageFolder(args.data, args.size)
+    own = Examples.of(pipe, data, args.prompt)
     for prompt in (prompt for several in own.prompts for prompt in several):
         if words.ids[0][0] not in words.encode(prompt):
             raise ValueError(f"the caption {prompt!r} lacks the word {args.word!r}; put it in")
     finetuning.learn(
-        args, pipe, nn.ParameterDict({"vectors": words.vectors}),
+        args, pipe, {"pictures": [file.name for file in data.files], "captions": own.prompts, "word": args.word,
+                     "first word": args.init_word},
+        nn.ParameterDict({"vectors": words.vectors}),
         loss=lambda step: batch_loss(pipe, own, args.batch, args.seed, step, args.min_snr),
         save=lambda _: save_safetensors(args.out / f"{args.word}.safetensors", {args.word: words.vectors}))
 

@@ -33,7 +33,7 @@ from ldm.training.ema import EMA
 from ldm.training.latents import cached_latents, latents_of
 from ldm.training.losses import diffusion_loss, min_snr_weight
 from ldm.training.progress import Losses, grid
-from ldm.training.shards import Shards, check_latents
+from ldm.training.shards import Shards
 from ldm.training.streams import Latents, Reader
 from ldm.unet import UNet
 from ldm.unet.blocks import ResBlock, TransformerBlock
@@ -111,7 +111,7 @@ def evaluate(pipe: Pipeline, latents: Tensor, ids: Tensor, empty: Tensor, losses
 def source(data: ImageFolder | Shards, pipe: Pipeline, args: argparse.Namespace, here: World) -> Latents | Shards:
     """What is read in training: a folder's latents are cached, those of shards made on the way, or there already."""
     if isinstance(data, Shards):
-        check_latents(data, digest_of_weights(pipe.vae))
+        data.first(1)                                   # refuses those of another VAE before any work
         return data
     return Latents(cached_latents(args.out / "latents.safetensors", pipe.vae, data, here), data.texts)
 
@@ -160,8 +160,9 @@ def save(weights: dict[str, Tensor], pipe: Pipeline, words: Words, args: argpars
 
 
 def train(args: argparse.Namespace, here: World) -> None:
-    data, pictures, texts = pretraining.open_pictures(args)
     pipe = starting.open_model(args)
+    vae = digest_of_weights(pipe.vae)
+    data, pictures, texts = pretraining.open_pictures(args, vae)
     words = starting.learn_words(pipe, data, texts, args.text == "frozen")
     ids, empty = words([several[0] for several in texts]).to(here.device), words([""]).to(here.device)
     model = TextToNoise(pipe.text, pipe.unet, args.text == "frozen")
@@ -170,7 +171,8 @@ def train(args: argparse.Namespace, here: World) -> None:
     opt = torch.optim.AdamW(learned, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema = EMA(model, args.ema)
     parts = {"model": model, "opt": opt, "ema": ema}
-    done, position = pretraining.resume(args, **parts)
+    run = {"prediction": pipe.prediction, "VAE": vae, "vocabulary": words.vocabulary.tolist()}
+    done, position = pretraining.resume(args, run, **parts)
     pipe.vae.to(here.device)
     with pretraining.autocast(args, here):
         reader = Reader(source(data, pipe, args, here), args.seed, here, args.workers, position)
@@ -197,7 +199,7 @@ def train(args: argparse.Namespace, here: World) -> None:
             weights, recent = gather(ema.weights), []
             if here.main:
                 save(weights, pipe, words, args)
-            pretraining.save(args, step + 1, reader, **parts)
+            pretraining.save(args, run, step + 1, reader, **parts)
             losses.draw()
 
 

@@ -177,7 +177,7 @@ def train(args: argparse.Namespace, here: World) -> None:
     critic_opt = torch.optim.AdamW(critic.parameters(), lr=args.lr / 4, betas=(0.5, 0.9), fused=True)
     ema = EMA(vae, args.ema)
     parts = {"vae": vae, "critic": bare(critic), "opt": opt, "critic_opt": critic_opt, "ema": ema}
-    start, position = pretraining.resume(args, **parts)
+    start, position = pretraining.resume(args, {}, **parts)
     reader = Reader(data, args.seed, here, args.workers, position)
     losses, recent = pretraining.record(args, start), []
     if start == 0:
@@ -200,7 +200,7 @@ def train(args: argparse.Namespace, here: World) -> None:
         if pretraining.due(args, step):
             mean = here.mean(torch.stack(recent).mean()).item()
             losses.add(step + 1, mean, evaluate(vae, ema, held_images, losses, step + 1, here))
-            pretraining.save(args, step + 1, reader, **parts)
+            pretraining.save(args, {}, step + 1, reader, **parts)
             losses.draw()
             recent = []
     weights = gather(ema.weights)

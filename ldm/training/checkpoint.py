@@ -45,6 +45,17 @@ def load_state(path: Path, **state: Any) -> dict[str, Any]:
     return saved
 
 
+def check_run(path: Path, saved: dict[str, Any], told: dict[str, Any]) -> None:
+    """Compare what a checkpoint says that its run learns, under "run", with what this one does.
+
+    Raises ValueError where they differ.
+    """
+    before = saved.get("run", {})
+    if other := [name for name in told if before.get(name) != told[name]]:
+        raise ValueError(f"{path} is of a run with another {' and '.join(other)}; give those of that run, or write to "
+                         "another folder")
+
+
 def state_path(folder: Path, step: int) -> Path:
     """Where the checkpoint after so many steps lies."""
     return folder / f"state-{step:08d}.pt"

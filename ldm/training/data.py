@@ -42,7 +42,7 @@ class ImageFolder:
         else:
             self.files = listed(self.folder, SUFFIXES)
             beside = [p.with_suffix(".txt") for p in self.files]
-            self.texts = [[t.read_text(encoding="utf-8").strip()] if t.exists() else [""] for t in beside]
+            self.texts = [[read_text(t).strip()] if t.exists() else [""] for t in beside]
         if missing := [file.name for file in self.files if not file.exists()]:
             raise ValueError(f"{metadata} names {missing[0]}, which is not there (of {len(missing)}); mend it")
         if not self.files:
@@ -74,6 +74,12 @@ class ImageFolder:
         return torch.stack([self[i][0] for i in indices])
 
 
+def check_outside(out: Path, pictures: Path) -> None:
+    """Raises ValueError where a run would write its samples among the pictures that it learns from."""
+    if out.resolve().is_relative_to(pictures.resolve()):
+        raise ValueError(f"--out {out} lies in {pictures}, where its samples would be learned; give another folder")
+
+
 def square(file: Image.Image, size: int) -> Tensor:
     """A picture scaled to cover a square and cropped at its centre, on white -> [3 size size] in [-1, 1]."""
     image = on_white(file)
@@ -85,9 +91,17 @@ def square(file: Image.Image, size: int) -> Tensor:
     return to_tensor(image.crop((left, top, left + size, top + size)))[0]
 
 
+def read_text(path: Path) -> str:
+    """A text in UTF-8, without the mark that some editors put before it.  Raises ValueError for another encoding."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 ({error}); save it in that encoding") from error
+
+
 def read_captions(path: Path) -> Iterator[tuple[str, str | list[str]]]:
     """File name and caption, or captions, of each line of a metadata.jsonl.  Raises ValueError for another line."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             try:
                 entry = json.loads(line)

@@ -24,14 +24,14 @@ class Shards:
 
     A picture is .png, .jpg, .jpeg, .webp or .bmp; its captions are in a .txt, else under "text" or "caption" in a
     .json, else "".  Pictures are scaled and cropped as those of an `ImageFolder`.  Latents
-    are .npy files that `write_latents` wrote.
+    are .npy files that `write_latents` wrote, and are taken from the VAE alone whose digest is `vae`.
     Raises ValueError where a local file is missing.
     """
 
-    def __init__(self, urls: list[str], size: int):
+    def __init__(self, urls: list[str], size: int, vae: str = ""):
         if missing := [url for url in urls if ":" not in url and not Path(url).exists()]:
             raise ValueError(f"{missing[0]} is not there (of {len(missing)} missing shards); mend the list")
-        self.urls, self.size = urls, size
+        self.urls, self.size, self.vae = urls, size, vae
 
     def samples(self, url: str) -> Iterator[dict[str, Any]]:
         """The undecoded samples of one shard, in its order.  Raises ValueError where it is no whole tar file."""
@@ -48,12 +48,17 @@ class Shards:
     def decode(self, sample: dict[str, Any]) -> tuple[Tensor, list[str]] | None:
         """Image [3 size size] in [-1, 1], or latents [4 h w], and captions; None, and a warning, where it is broken.
 
-        Raises ValueError for a sample without a picture.
+        Raises ValueError for a sample without a picture, and for latents of another VAE or size.
         """
         where = f"{sample['__url__']}, {sample['__key__']}"
         data = next((value for name, value in sample.items() if f".{name}" in SUFFIXES), None)
         if data is None and "npy" not in sample:
             raise ValueError(f"{where} has no picture ({', '.join(sorted(SUFFIXES))}); mend the shard")
+        if data is None and not self.vae:
+            raise ValueError(f"{where} has latents; give shards of pictures")
+        if data is None and told_by(sample) | {"vae": self.vae, "size": self.size} != told_by(sample):
+            raise ValueError(f"{where} has latents of another VAE or size; give those as --vae and --size, or encode "
+                             "the pictures anew, into another folder")
         try:
             if data is None:
                 return torch.from_numpy(np.load(io.BytesIO(sample["npy"]))), captions(sample)
@@ -79,37 +84,48 @@ def captions(sample: dict[str, Any]) -> list[str]:
     """The captions of an undecoded sample, one or more.  Raises ValueError for a .json that is none."""
     if "txt" in sample:
         return [sample["txt"].decode("utf-8", errors="replace").strip()]
-    told = json.loads(sample.get("json", b"{}"))
-    if not isinstance(told, dict):
-        raise ValueError("its .json is no object")
+    told = told_by(sample)
     text = told.get("text") or told.get("caption") or ""
     return [text] if isinstance(text, str) else list(map(str, text))
 
 
-def write_latents(path: Path, samples: Iterable[tuple[str, Tensor, list[str]]], vae: str) -> None:
-    """Write a shard of (key, latents [4 h w], captions), whole or not at all.  `vae` tells which one made them."""
+def told_by(sample: dict[str, Any]) -> dict[str, Any]:
+    """What the .json of an undecoded sample says.  Raises ValueError where it is no object."""
+    told = json.loads(sample.get("json", b"{}"))
+    if not isinstance(told, dict):
+        raise ValueError("its .json is no object")
+    return told
+
+
+def write_latents(path: Path, samples: Iterable[tuple[str, Tensor, list[str]]], made: dict[str, Any]) -> None:
+    """Write a shard of (key, latents [4 h w], captions), whole or not at all.
+
+    `made` tells of what: the digest of the "vae", the "size" of the pictures, the "shard" that they came from.
+    """
     from webdataset.writer import TarWriter
 
     def write(partial: Path) -> None:
         with TarWriter(str(partial)) as tar:
             for key, latents, texts in samples:
-                told = {"text": texts, "vae": vae}
-                tar.write({"__key__": key, "npy": latents.half().cpu().numpy(), "json": told})
+                tar.write({"__key__": key, "npy": latents.half().cpu().numpy(), "json": {"text": texts, **made}})
 
     write_atomically(path, write)
 
 
-def check_latents(data: Shards, vae: str) -> None:
-    """Raises ValueError where the first sample is of latents that another VAE made."""
-    sample = next(data.samples(data.urls[0]), {})
-    if "npy" in sample and json.loads(sample.get("json", b"{}")).get("vae") != vae:
-        raise ValueError(f"{data.urls[0]} has latents of another VAE; give that as --vae, or encode the shards anew")
+def is_written(path: Path, made: dict[str, Any]) -> bool:
+    """Whether a shard of latents is there.  Raises ValueError where it was made of something else."""
+    if not path.exists():
+        return False
+    for sample in islice(Shards([str(path)], 0).samples(str(path)), 1):
+        if told_by(sample) | made != told_by(sample):
+            raise ValueError(f"{path} was made of another {' or '.join(made)}; remove it, or write to another folder")
+    return True
 
 
-def open_data(spec: str, size: int) -> ImageFolder | Shards:
+def open_data(spec: str, size: int, vae: str = "") -> ImageFolder | Shards:
     """A folder of pictures, or tar shards: a folder of them, one, or a pattern such as 'shards/{000..099}.tar'.
 
-    Patterns and addresses are webdataset's: braces, several joined by "::", pipe:COMMAND.
+    Patterns and addresses are webdataset's: braces, several joined by "::", pipe:COMMAND.  `vae` as for `Shards`.
     Raises ValueError where nothing of the kind is there, and for shards where webdataset is not installed.
     """
     folder = Path(spec)
@@ -120,4 +136,4 @@ def open_data(spec: str, size: int) -> ImageFolder | Shards:
         raise ValueError("tar shards need webdataset; try pip install 'ldm[train]'")
     from webdataset.shardlists import expand_urls
 
-    return Shards(found or expand_urls(spec), size)
+    return Shards(found or expand_urls(spec), size, vae)

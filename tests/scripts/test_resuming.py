@@ -1,7 +1,9 @@
 """Training that is interrupted, killed or out of disk goes on to the same end."""
 
 import random
+import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -125,3 +127,24 @@ def test_training_refuses_to_resume_another_model(run_script, shapes, tmp_path):
     done = run_script("train_vae.py", *arguments, "--steps", 2, "--channels", 8)
     assert done.returncode == 2 and "does not fit the vae: it is of a run with other settings" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("flags", "what"), [(["--prediction", "eps"], "prediction"), (["--vae", "other"], "VAE")])
+def test_a_run_of_another_kind_is_refused(run_script, shapes, tiny_model, other_vae, tmp_path, flags, what):
+    common = ["--data", shapes, *UNET, "--batch", 2, "--out", tmp_path, "--vae", tiny_model]
+    assert run_script("train_unet.py", *common, "--steps", 1).returncode == 0
+    flags = [other_vae if flag == "other" else flag for flag in flags]
+    done = run_script("train_unet.py", *common, "--steps", 2, *flags)
+    assert done.returncode == 2 and f"is of a run with another {what}; give those of that run" in done.stderr
+
+
+def test_a_run_of_other_words_is_refused(run_script, shapes, tiny_model, tmp_path):
+    """Even where they are as many: the rows that were learned would be theirs."""
+    folder = tmp_path / "shapes"
+    shutil.copytree(shapes, folder)
+    common = ["--data", folder, *UNET, "--batch", 2, "--out", tmp_path / "out", "--vae", tiny_model]
+    assert run_script("train_unet.py", *common, "--steps", 1).returncode == 0
+    captions = folder / "metadata.jsonl"
+    captions.write_text(re.sub(r"disc(?!\.png)", "dog", captions.read_text()))
+    done = run_script("train_unet.py", *common, "--steps", 2)
+    assert done.returncode == 2 and "is of a run with another vocabulary" in done.stderr

@@ -1,5 +1,7 @@
 """Training on tar shards, of pictures and of latents."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,26 @@ def test_latents_of_another_vae_are_refused(run_script, shapes, tars, tiny_model
                       "--out", tmp_path / "latents").returncode == 0
     done = run_script("train_unet.py", "--data", tmp_path / "latents", "--held-out-data", shapes, *UNET, "--vae",
                       tiny_model, "--out", tmp_path / "out")
-    assert done.returncode == 2 and "000000.tar has latents of another VAE; give that as --vae" in done.stderr
+    assert done.returncode == 2 and "000000.tar, " in done.stderr
+    assert "has latents of another VAE or size; give those as --vae and --size" in done.stderr
+    done = run_script("encode_shards.py", "--data", tars, "--vae", tiny_model, "--size", 64, "--out",
+                      tmp_path / "latents")
+    assert done.returncode == 2 and "000000.tar was made of another vae or size or shard; remove it" in done.stderr
+    done = run_script("train_vae.py", "--data", tmp_path / "latents", "--held-out-data", shapes, *VAE, "--out",
+                      tmp_path / "again")
+    assert done.returncode == 2 and "has latents; give shards of pictures" in done.stderr
     done = run_script("encode_shards.py", "--data", shapes, "--vae", tiny_model, "--out", tmp_path / "x")
     assert done.returncode == 2 and "is a folder of pictures" in done.stderr
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_latents_of_another_size_are_refused(run_script, shapes, tars, tiny_model, tmp_path, held_out):
+    """In the middle of the shards, and held out."""
+    for size in (64, 32):
+        assert run_script("encode_shards.py", "--data", tars, "--vae", tiny_model, "--size", size, "--out",
+                          tmp_path / str(size)).returncode == 0
+    shutil.copy(tmp_path / "32" / "000002.tar", tmp_path / "64")
+    data = [tars, tmp_path / "64" / "000002.tar"] if held_out else [tmp_path / "64", shapes]
+    done = run_script("train_unet.py", "--data", data[0], "--held-out-data", data[1], *UNET, "--batch", 4, "--steps", 4,
+                      "--vae", tiny_model, "--out", tmp_path / "out")
+    assert done.returncode == 2 and "000002.tar" in done.stderr and "of another VAE or size" in done.stderr

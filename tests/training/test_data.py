@@ -8,7 +8,15 @@ from PIL import Image
 
 from ldm.images import to_tensor
 from ldm.text import Tokenizer
-from ldm.training.data import ImageFolder, Words, batch_indices, random_crop, split, vocabulary_of
+from ldm.training.data import (
+    ImageFolder,
+    Words,
+    batch_indices,
+    check_outside,
+    random_crop,
+    split,
+    vocabulary_of,
+)
 
 TEXTS = [["a red disc", "disc in red"], ["a blue bar"], [""]]
 
@@ -157,3 +165,21 @@ def test_dense_puts_rows_in_their_places():
     assert words.some and dense["token_embedding.weight"].shape == (49408, 8) and dense["other"] is other
     assert torch.equal(dense["token_embedding.weight"][words.vocabulary], rows)
     assert dense["token_embedding.weight"].count_nonzero() == rows.count_nonzero()
+
+
+def test_folder_reads_captions_as_editors_write_them(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a fox", encoding="utf-8-sig")
+    assert ImageFolder(tmp_path, 8).texts == [["a fox"]]
+    (tmp_path / "a.txt").write_bytes("a füchschen".encode("latin-1"))
+    with pytest.raises(ValueError, match="a.txt is not in UTF-8 .*; save it in that encoding"):
+        ImageFolder(tmp_path, 8)
+    line = json.dumps({"file_name": "a.png", "text": "one\u2028two"}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_text(f"{line}\n", encoding="utf-8-sig")
+    assert ImageFolder(tmp_path, 8).texts == [["one\u2028two"]]
+
+
+def test_a_run_does_not_learn_from_its_own_samples(tmp_path):
+    check_outside(tmp_path / "run", tmp_path / "pictures")
+    with pytest.raises(ValueError, match="run lies in .*, where its samples would be learned; give another folder"):
+        check_outside(tmp_path / "run", tmp_path)

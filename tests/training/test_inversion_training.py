@@ -107,3 +107,13 @@ def test_a_small_vocabulary_warns_of_words_it_never_saw(run_script, character, t
     assert done.returncode == 0 and "was trained without parliament" in done.stderr
     assert Pipeline.load().load_embedding(tmp_path / "zorbl.safetensors") == "zorbl"
     assert not load_file(tmp_path / "zorbl.safetensors")["zorbl"].isnan().any()
+
+
+@pytest.mark.parametrize(("flags", "what"), [
+    (["--word", "blob", "--prompt", "a blob"], "captions and word"), (["--init-word", "red disc"], "first word")])
+def test_a_folder_of_another_word_is_refused(train, tmp_path, flags, what):
+    short = ["--steps", 1, "--samples", 0]
+    assert train(tmp_path, *short).returncode == 0
+    done = train(tmp_path, *short, *flags)
+    assert done.returncode == 2 and f"state.pt is of a run with another {what}; give those" in done.stderr
+    assert not (tmp_path / "blob.safetensors").exists()

@@ -218,3 +218,14 @@ def test_models_that_inpaint_are_refused(train, plain, tmp_path):
     done = train(tmp_path / "zorbl", "--ckpt", tmp_path / "inpaint.safetensors")
     assert done.returncode == 2
     assert re.search(r"inpaint.safetensors takes 9 channels, more than the 4 of latents; train on a", done.stderr)
+
+
+def test_a_folder_of_another_character_is_refused(train, shapes, tmp_path):
+    out, short = tmp_path / "zorbl", ["--steps", 1, "--samples", 0]
+    assert train(out, *short).returncode == 0
+    before = (out / "zorbl.safetensors").read_bytes()
+    done = train(out, *short, "--data", shapes)
+    assert done.returncode == 2 and "is of a run with another pictures and captions" in done.stderr
+    assert (out / "zorbl.safetensors").read_bytes() == before
+    done = train(shapes / "zorbl", *short, "--data", shapes)
+    assert done.returncode == 2 and "where its samples would be learned" in done.stderr

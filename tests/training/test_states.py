@@ -1,12 +1,13 @@
 """Checkpoints: whole or not at all, the last few kept."""
 
 import resource
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from ldm.training.checkpoint import load_state, newest, prune, save_state, state_path
+from ldm.training.checkpoint import check_run, load_state, newest, prune, save_state, state_path
 
 
 def test_state_is_restored(tmp_path):
@@ -92,3 +93,10 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == [state_path(tmp_path, 1)]
     assert load_state(newest(tmp_path), layer=nn.Linear(2, 2)) == {"step": 1}
+
+
+def test_what_a_run_learns_is_compared():
+    told = {"word": "zorbl", "pictures": ["a.png"]}
+    check_run(Path("state.pt"), {"run": told}, told)
+    with pytest.raises(ValueError, match="state.pt is of a run with another word and pictures; give those of that run"):
+        check_run(Path("state.pt"), {"run": {"word": "blob"}}, told)
