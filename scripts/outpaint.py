@@ -12,6 +12,7 @@ from PIL import Image
 from ldm.images import on_white
 from ldm.masks import Fill, extend
 from ldm.settings import Settings, from_arguments
+from ldm.tasks import Outpainter
 
 
 def main() -> None:
@@ -24,9 +25,10 @@ def main() -> None:
                    "1: the outermost pixels repeated, or the picture mirrored (default %(default)s)")
     args = p.parse_args()
     Settings(**from_arguments(args))                    # what is wrong is said before the model is loaded
-    image, mask = extend(on_white(Image.open(args.image)), args.left, args.top, args.right, args.bottom, args.fill)
-    pipe = cli.load(args)
-    cli.draw(pipe, pipe.plan(args.prompt, image, mask, **from_arguments(args)), args)
+    image, added = on_white(Image.open(args.image)), (args.left, args.top, args.right, args.bottom, args.fill)
+    extend(image, *added)                               # likewise
+    pipe = Outpainter(cli.load(args), *added)
+    cli.draw(pipe, pipe.plan(args.prompt, image, **from_arguments(args)), args)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ import cli
 from PIL import Image
 
 from ldm import Pipeline, Settings
-from ldm.images import check_target, digest, psnr, read_metadata, read_parameters, save_image
+from ldm.images import check_target, digest, on_white, psnr, read_metadata, read_parameters, save_image
 from ldm.metadata import PROGRAM, from_parameters
 from ldm.pipeline import BUNDLED
 from ldm.plugins.folders import Kind, extract_loras, find, search
-from ldm.tasks import Colorizer, Enlarger, Task, Varied, X4Upscaler, tiled
+from ldm.tasks import Colorizer, Enlarger, Outpainter, Task, Varied, X4Upscaler, tiled
 from ldm.weights.fingerprint import fingerprint
 
 CLOSE = 30                                              # dB
@@ -34,7 +34,9 @@ SETTINGS = [f.name for f in fields(Settings)]
 KINDS: dict[str, Any] = {                               # of what is told besides settings, which check themselves
     "prompt": str, "model": str, "vae": str, "dtype": str, "kernels": str, "prediction": str, "ema": bool, "task": str,
     "loras": list, "embeddings": list, "first": dict, "scale": int | float, "unet_tile": int, "noise_level": int,
-    "variation_seed": int, "variation_strength": int | float}
+    "variation_seed": int, "variation_strength": int | float, "left": int, "top": int, "right": int, "bottom": int,
+    "fill": str}
+OUTPAINTED = ("left", "top", "right", "bottom", "fill")
 SEVERAL = {"grid": "a sheet of many pictures; give one of its cells",
            "interpolate": "an animation, not one picture; those are made by scripts/interpolate.py"}
 
@@ -162,7 +164,7 @@ def verdict(again: Image.Image, picture: Image.Image, told: dict[str, Any]) -> t
 
 def load(args: argparse.Namespace, told: dict[str, Any]) -> Pipeline:
     """The pipeline that flags and picture ask for, with those of its LoRAs and textual inversions that are found."""
-    ckpt, vae = (find("models", name, args.models_dir) if name else None for name in (args.ckpt, args.vae))
+    ckpt, vae = (find("models", name, args.models_dir) if name is not None else None for name in (args.ckpt, args.vae))
     pipe = Pipeline.load(ckpt, args.device, args.dtype or told.get("dtype", "auto"), told.get("ema", True),
                          told.get("kernels", "auto"), told.get("prediction"), vae)
     for lora in told.get("loras", []):
@@ -204,6 +206,8 @@ def as_told(pipe: Pipeline, told: dict[str, Any], inputs: dict[str, Image.Image]
     match told.get("task"):
         case "colorize":
             return Colorizer(pipe)
+        case "outpaint":
+            return Outpainter(pipe, *(told[name] for name in OUTPAINTED))
         case "variation":
             return Varied(pipe, told["variation_seed"], told["variation_strength"])
         case "upscale" if "noise_level" in told:
@@ -235,7 +239,7 @@ def main() -> None:
     check_flags(args, told)
     if args.out:
         check_target(args.out)
-    picture = Image.open(args.picture).convert("RGB")
+    picture = on_white(Image.open(args.picture))
     inputs: dict[str, Image.Image] = {name: Image.open(getattr(args, name)) for name in INPUTS if getattr(args, name)}
     pipe = load(args, told)
     pipe = as_told(pipe, told, inputs, args.plan)

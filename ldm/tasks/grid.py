@@ -105,5 +105,5 @@ def holds(path: Path, metadata: dict[str, Any]) -> bool:
         with Image.open(path) as image:
             image.load()
         return metadata.items() <= read_metadata(path).items()
-    except (OSError, ValueError):
+    except (OSError, SyntaxError, ValueError):          # the second is Pillow's for a damaged PNG
         return False

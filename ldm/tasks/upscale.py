@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ldm.images import digest, on_white, to_tensor
 from ldm.pipeline import Pipeline
 from ldm.plan import Plan
-from ldm.samplers import Concat, Schedule
+from ldm.samplers import Concat, Schedule, seeded_noise
 from ldm.settings import Settings, within
 from ldm.tasks.task import Task
 from ldm.unet import UNet
@@ -20,6 +20,7 @@ from ldm.vae.tiling import map_tiles
 
 X4_NOISE = Schedule(beta_start=1e-4, beta_end=0.02)     # of the small picture; Stability-AI x4-upscaling.yaml
 X4_NOISE_LEVEL = 350                                    # the highest that it was trained with
+OWN = 2**31                                             # the highest of the bits that PyTorch takes of a seed
 
 
 def enlarge(image: Image.Image, scale: float) -> Image.Image:
@@ -129,10 +130,13 @@ class X4Upscaler(Task):
         plan, factor, (width, height) = super().plan(prompt, **settings), self.vae.cfg.factor, self.image.size
         return replace(plan, width=width * factor, height=height * factor, latents=(*plan.latents[:2], height, width))
 
+    def check_model(self) -> None:
+        """Nothing is left to check: the constructor did."""
+
     def network(self, plan: Plan) -> Callable[..., Tensor]:
         """That of a pipeline, with the noisy small picture, and how noisy that is as a class label."""
-        noise, sigma = plan.noise(), X4_NOISE.sigma(self.noise_level)
-        noise(torch.empty(plan.latents))                # what sampling starts from
+        own = (seed ^ OWN for seed in plan.seeds)       # the sampler's noise shall not come again in the picture
+        noise, sigma = seeded_noise(own, plan.settings.noise or "cpu"), X4_NOISE.sigma(self.noise_level)
         small = to_tensor(self.image).expand(plan.latents[0], -1, -1, -1)
         small = (small + sigma * noise(small)) / math.hypot(1, sigma)
         level = torch.tensor([self.noise_level], device=self.device)

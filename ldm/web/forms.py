@@ -21,6 +21,7 @@ from ldm.settings import Settings
 from ldm.web.a1111 import BATCH_PIXELS, PROMPT_CHARS
 from ldm.web.orders import OPTIONS, Order
 from ldm.web.uploads import check_pixels, open_picture
+from ldm.weights.fingerprint import fingerprint
 
 SETTINGS = {f.name: f for f in fields(Settings)}
 DEFAULTS = asdict(Settings())
@@ -42,7 +43,8 @@ WHOLE = {"left", "top", "right", "bottom", "unet_tile", "noise_level"}   # optio
 SHEET_PIXELS = 2**26                                    # of all cells of a grid: 256 of 512x512
 SIDE = 512                                              # in pixels, supposed where only the model knows
 ANY_SEED = 2**32                                        # random seeds are below, as those of other programs are
-TASKS = {"variation": "variations", "colorize": "colorize", "upscale": "upscale", "grid": "grid"}  # as metadata say
+TASKS = {"variation": "variations", "colorize": "colorize", "outpaint": "outpaint", "upscale": "upscale",
+         "grid": "grid"}                                # as metadata say
 
 
 class Filled(NamedTuple):
@@ -171,7 +173,7 @@ def from_metadata(told: Mapping[str, Any], models: Mapping[str, Path]) -> Filled
     if task == "grid":
         values |= {name: written(told[name]) for name in ("x", "y") if told.get(name)}
     for name in ("model", "vae"):
-        values[name] = named(told.get(name, ""), models)
+        values[name] = named(told.get(name, ""), told.get(f"{name}_hash"), models)
         if values[name] is None:
             notes.append((f"note.{name}", {"model": told[name]}))
             del values[name]
@@ -180,11 +182,12 @@ def from_metadata(told: Mapping[str, Any], models: Mapping[str, Path]) -> Filled
     return Filled(values, notes)
 
 
-def named(file: str, models: Mapping[str, Path]) -> str | None:
-    """The name of the model whose file has this name; "" for none, None for one that is not there."""
+def named(file: str, told: str | None, models: Mapping[str, Path]) -> str | None:
+    """The name of the model whose file has this name and fingerprint; "" for none, None for one that is not there."""
     if not file:
         return ""
-    return next((name for name, path in models.items() if path.name == file), None)
+    same = (name for name, path in models.items() if path.name == file and told in (None, fingerprint(path)))
+    return next(same, None)
 
 
 def written(axis: Iterable[Any]) -> str:

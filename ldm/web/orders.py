@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 from PIL import Image
 
 from ldm.images import KEY, on_white, with_metadata
-from ldm.masks import extend
 from ldm.pipeline import Pipeline
 from ldm.plugins import extract_loras
 from ldm.samplers import Prediction
@@ -19,6 +18,7 @@ from ldm.tasks import (
     Cell,
     Colorizer,
     Enlarger,
+    Outpainter,
     Task,
     Varied,
     X4Upscaler,
@@ -123,8 +123,7 @@ def as_asked(pipe: Pipeline, order: Order) -> tuple[Pipeline, Image.Image | None
     image = on_white(order.image) if order.image else None
     match order.task:
         case "outpaint":
-            assert image
-            return pipe, *extend(image, **{name: order.option(name) for name in OPTIONS["outpaint"]})
+            return Outpainter(pipe, **{name: order.option(name) for name in OPTIONS["outpaint"]}), image, None
         case "colorize":
             return Colorizer(pipe), image, None
         case "variations":

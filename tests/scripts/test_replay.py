@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ldm import Pipeline, __version__
 from ldm.images import read_metadata, save_image, with_metadata
-from ldm.tasks import Colorizer, Enlarger, Varied, save_animation
+from ldm.tasks import Colorizer, Enlarger, Outpainter, Varied, save_animation
 from ldm.weights.fingerprint import fingerprint
 
 
@@ -59,7 +59,8 @@ def test_replay_of_a_repainted_picture_asks_for_the_mask(pipe, replay, run_scrip
     assert done.returncode == 2 and "was made from an input mask; give that with --mask" in done.stderr
 
 
-@pytest.mark.parametrize("task", [Colorizer, lambda pipe: Enlarger(pipe, 1.5)])
+@pytest.mark.parametrize("task", [Colorizer, lambda pipe: Enlarger(pipe, 1.5),
+                                  lambda pipe: Outpainter(pipe, left=16, bottom=8, fill="symmetric")])
 def test_replay_makes_what_a_task_made_of_an_input(pipe, replay, tmp_path, photo, task):
     with Image.open(photo) as image:
         path = drawn(task(pipe), tmp_path / "cat.png", image=image)

@@ -125,7 +125,10 @@ def test_draw_cells_replaces_damaged_files(pipe, tmp_path):
     [path] = draw_cells(pipe, row, tmp_path)
     whole = path.read_bytes()
     other = with_metadata(Image.new("RGB", (64, 64)), read_metadata(path) | {"seed": 7})
-    for damage in (lambda: path.write_bytes(whole[:-200]), lambda: path.write_text("no picture"),
+    at = whole.index(b"IDAT")
+    broken = whole[: at - 4] + bytes([0, 0, 0, 9]) + whole[at:]         # a length that ends in the middle
+    for damage in (lambda: path.write_bytes(whole[:-200]), lambda: path.write_bytes(broken),
+                   lambda: path.write_text("no picture"),
                    lambda: Image.new("RGB", (64, 64)).save(path), lambda: save_image(other, path)):
         path.unlink()
         damage()

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from ldm import Pipeline
 from ldm.images import digest, on_white, read_metadata, to_tensor
 from ldm.plugins import Control, ControlNet
-from ldm.samplers import Schedule
+from ldm.samplers import Schedule, seeded_noise
 from ldm.tasks import X4Upscaler, is_x4, tiled
 from ldm.text import CLIPText, CLIPTextConfig
 from ldm.unet import UNet, UNetConfig
@@ -48,8 +48,8 @@ def test_x4_upscaler_equals_diffusers_schedulers(x4, photo, parity):
     image = photo(12, 10)
     ours = last_latents(X4Upscaler(x4, image, noise_level=30), "a cat", steps=5, guidance=3.0, seed=4)
 
-    generator = torch.Generator().manual_seed(4)
-    x, noise = (torch.randn(1, channels, 10, 12, generator=generator) for channels in (4, 3))
+    x, noise = (torch.randn(1, channels, 10, 12, generator=torch.Generator().manual_seed(seed))
+                for channels, seed in ((4, 4), (3, 4 ^ 2**31)))
     betas = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "scaled_linear"}
     small = DDPMScheduler(**betas).add_noise(to_tensor(image), noise, torch.tensor([30]))
     scheduler = DDIMScheduler(**betas, prediction_type="v_prediction", steps_offset=1, set_alpha_to_one=False,
@@ -128,3 +128,26 @@ def test_x4_upscaler_refuses_what_it_cannot_do(pipe, x4, photo):
     for wrong in ({"image": photo()}, {"width": 64}):
         with pytest.raises(ValueError, match="already has its picture"):
             X4Upscaler(x4, photo())("a cat", **wrong)
+
+
+@pytest.mark.parametrize("source", ["cpu", "nv"])
+def test_noise_of_the_small_picture_does_not_come_again_in_sampling(x4, photo, monkeypatch, source):
+    drawn: list[Tensor] = []
+
+    def recorded(seeds, source):
+        noise = seeded_noise(seeds, source)
+        return lambda x: drawn.append(noise(x)) or drawn[-1]
+
+    monkeypatch.setattr("ldm.tasks.upscale.seeded_noise", recorded)
+    monkeypatch.setattr("ldm.plan.seeded_noise", recorded)
+    X4Upscaler(x4, photo(12, 10))("a cat", steps=3, sampler="euler_a", seed=5, noise=source)
+    [small] = (noise for noise in drawn if noise.shape[1] == 3)
+    others = [noise[:, :3] for noise in drawn if noise.shape[1] == 4]
+    assert len(others) >= 3
+    for other in others:
+        assert abs(torch.corrcoef(torch.stack([small.flatten(), other.flatten()]))[0, 1]) < 0.3
+
+
+def test_the_plain_pipeline_refuses_the_x4_model_before_any_work(x4):
+    with pytest.raises(ValueError, match="whose UNet takes 7 channels, enlarges pictures; use scripts/upscale.py"):
+        x4.plan("a cat")

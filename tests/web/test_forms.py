@@ -1,5 +1,6 @@
 """From the form to an order, and from pictures back to the form."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,8 +134,17 @@ def test_a_model_that_is_not_here_is_told(pipe, tmp_path):
     assert "model" not in found.values
 
 
+def test_another_model_of_that_name_is_told_too(pipe, tmp_path, tiny_model, other_vae):
+    [drawn] = pipe("a fox", steps=1, spacing="trailing")
+    path = save_image(drawn, tmp_path)
+    other = tmp_path / tiny_model.name
+    shutil.copy(other_vae, other)
+    assert read_settings(path, {"other": other, "tiny": tiny_model}).values["model"] == "tiny"
+    assert ("note.model", {"model": tiny_model.name}) in read_settings(path, {"other": other}).notes
+
+
 def test_settings_of_a_task_bring_it_back(pipe, tmp_path, tiny_model):
-    from ldm.tasks import Enlarger, Varied
+    from ldm.tasks import Enlarger, Outpainter, Varied
 
     [drawn] = Varied(pipe, 11, 0.25)("a fox", steps=1, spacing="trailing")
     values = filled(save_image(drawn, tmp_path), {"tiny": tiny_model})
@@ -143,6 +153,9 @@ def test_settings_of_a_task_bring_it_back(pipe, tmp_path, tiny_model):
     found = read_settings(save_image(large, tmp_path), {"tiny": tiny_model})
     assert (found.values["task"], found.values["scale"]) == ("upscale", 1.5)
     assert ("note.inputs", {}) in found.notes
+    [wide] = Outpainter(pipe, left=16, fill="symmetric")("a fox", image=drawn, steps=1, spacing="trailing")
+    values = filled(save_image(wide, tmp_path), {"tiny": tiny_model})
+    assert [values[name] for name in ("task", "left", "right", "fill")] == ["outpaint", 16, 0, "symmetric"]
 
 
 def test_axes_of_a_grid_come_back(tmp_path):
