@@ -142,8 +142,12 @@ class Pipeline(Plugins):
         if not prompts:
             raise ValueError("prompt [] is empty; give a string, or at least one in a list")
         within("clip_skip", s.clip_skip, 1, self.text.cfg.layers)
+        within("seed", s.seed, 0, 2**63 - 1 - len(prompts) * s.count)
+        self.check_model()
         canvas = make_canvas(image, mask, s, self.size)
         width, height = canvas.size if canvas else (s.width or self.size, s.height or self.size)
+        if canvas or self.unet.cfg.in_channels == INPAINTING:
+            self.vae.check_encoder()
         redrawn = canvas is not None and (canvas.repaint is None or s.strength < 1)
         course = find_course(self.schedule, s.sampler, s.steps, s.sigma_spacing, s.strength if redrawn else None,
                              s.preset)
@@ -152,7 +156,15 @@ class Pipeline(Plugins):
                     noise=s.noise or PRESETS[s.preset].noise)
         h, w = (math.ceil(side / self.vae.cfg.factor) for side in (height, width))
         latents = len(prompts) * s.count, self.unet.cfg.out_channels, h, w
-        return Plan(prompts, s, width, height, course, latents, self.schedule, self.tokenizer, canvas)
+        plan = Plan(prompts, s, width, height, course, latents, self.schedule, self.tokenizer, canvas)
+        plan.check_lengths()
+        return plan
+
+    def check_model(self) -> None:
+        """Raises ValueError for a model that needs more than a prompt, a picture and a mask."""
+        if self.unet.cfg.in_channels not in (self.unet.cfg.out_channels, INPAINTING):
+            raise ValueError(f"{self.origin.model}, whose UNet takes {self.unet.cfg.in_channels} channels, enlarges "
+                             "pictures; use scripts/upscale.py, or ldm.tasks.X4Upscaler")
 
     def steps(self, prompt: str | Sequence[str], *, image: Image.Image | None = None, mask: Image.Image | None = None,
               **settings) -> Iterator[Step]:

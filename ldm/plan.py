@@ -12,7 +12,7 @@ from torch import Tensor
 from ldm.masks import Canvas
 from ldm.samplers import SAMPLERS, Course, Noise, Schedule, seeded_noise
 from ldm.settings import Settings
-from ldm.text import Tokenizer, at_steps, chunk, told_of_cuts
+from ldm.text import Tokenizer, at_steps, chunk, common_length, told_of_cuts
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,13 @@ class Plan:
         """Token ids, in chunks of up to 75, of each text that the prompts and the negative prompt are on the way."""
         syntax, texts = self.settings.prompt_syntax, self.texts(*self.prompts, self.settings.negative_prompt)
         return {text: chunk(self.tokenizer, text, syntax).tokens for text in texts}
+
+    def check_lengths(self) -> None:
+        """Raises ValueError where the texts of a step make more chunks together than `same_length` takes."""
+        s, texts = self.settings, [*self.prompts, self.settings.negative_prompt]
+        steps = zip(*(at_steps(text, s.steps, s.prompt_syntax) for text in texts), strict=True)
+        for together in set(steps):
+            common_length([len(self.chunks[text]) for text in together])
 
     @property
     def cuts(self) -> dict[str, list[str]]:

@@ -27,7 +27,7 @@ def main() -> None:
     Settings(**settings)                                # what is wrong is said before the model is loaded
     check_path(args.prompts, args.frames)
     check_animation(out, args.fps)
-    args.out = out.parent                               # which is all that `load` can judge
+    args.out = out.with_suffix(".webp")                 # which is what `load` can judge
     pipe = cli.load(args)
     frames = draw_path(pipe, args.prompts, args.frames, BLENDS[args.blend], **settings)
     plan = pipe.plan(args.prompts[0], **settings)

@@ -76,7 +76,7 @@ class Schedule:
         From sigma_max to sigma_min:  "karras" uniform in sigma^(1/7) (Karras et al. 2022, eq. 5);
                         "exponential" uniform in log sigma.
         "leading" and "compvis" end at the sigma of timestep 0, the others go on to 0, and for n = 1 are
-        [sigma_max, 0].  Warns where fewer than 4 steps of "leading" or "compvis" start far below full noise.
+        [sigma_max, 0].  Warns where "leading" or "compvis" start far below full noise, as for n < 4 or n = 501.
         Raises ValueError for n outside 1..timesteps - 1 and for an unknown spacing.
         """
         last = self.timesteps - 1
@@ -106,7 +106,7 @@ class Schedule:
         stop = self.timesteps + 1 if spacing == "compvis" else 1 + n * k
         # CompVis runs into timestep 1000, which does not exist, where k divides 999: take 999 there
         timesteps = sorted({min(t, self.timesteps - 1) for t in range(1, stop, k)}, reverse=True)
-        if len(timesteps) < 4:
+        if timesteps[0] < 0.7 * self.timesteps:
             warnings.warn(f'{n} steps of "{spacing}" start at timestep {timesteps[0]}, far below full noise; '
                           'try spacing "trailing"', stacklevel=3)
         return timesteps

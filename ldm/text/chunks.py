@@ -1,7 +1,7 @@
 """From prompts of any length to the context that the UNet attends to: chunks of 75 tokens, weights, equal lengths."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -112,17 +112,22 @@ def emphasize(context: Tensor, weights: Tensor) -> Tensor:
     return (weighed * back).to(context.dtype)           # a mean that is but rounding, as of random weights, is left
 
 
+def common_length(chunks: Iterable[int]) -> int:
+    """The least common multiple of some numbers of chunks.  Raises ValueError where that is more than 64."""
+    counts = sorted(set(chunks))
+    length = math.lcm(*counts)
+    if length > MOST:
+        raise ValueError(f"prompts of {', '.join(map(str, counts))} chunks make {length} together, more than {MOST}; "
+                         "shorten one, or the negative prompt")
+    return length
+
+
 def same_length(*contexts: Tensor) -> list[Tensor]:
     """Contexts [B S W] repeated to one length, the least common multiple of theirs.
 
     That is exact: attention shares each weight out among the copies, so their sum stays.  An empty chunk in place of
     a copy would draw attention to itself.
-    Raises ValueError where more than 64 chunks would come of it.
+    Raises ValueError as `common_length`.
     """
-    lengths = sorted({context.shape[1] for context in contexts})
-    length = math.lcm(*lengths)
-    if length > MOST * LENGTH:
-        counts = ", ".join(str(n // LENGTH) for n in lengths)
-        raise ValueError(f"prompts of {counts} chunks make {length // LENGTH} together, more than {MOST}; "
-                         "shorten one, or draw them one by one")
+    length = LENGTH * common_length(context.shape[1] // LENGTH for context in contexts)
     return [context.repeat(1, length // context.shape[1], 1) for context in contexts]

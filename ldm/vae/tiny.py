@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm.vae.vae import VAE, Posterior
+from ldm.vae.vae import VAE
 
 STAGES = 3                                              # each halves, or doubles, the picture
 BLOCKS = 3                                              # in each stage
@@ -112,8 +112,7 @@ class TinyVAE(VAE):
         self.encoder = TinyEncoder(cfg) if cfg.encodes else None
         self.decoder = TinyDecoder(cfg)
 
-    def encode(self, image: Tensor, tile: int | None = None) -> Posterior:
-        """As `VAE.encode`.  Raises ValueError also where there is a decoder alone."""
+    def check_encoder(self) -> None:
+        """Raises ValueError where there is a decoder alone."""
         if self.encoder is None:
             raise ValueError("this tiny autoencoder is a decoder alone; give one with an encoder, or the model's VAE")
-        return super().encode(image, tile)

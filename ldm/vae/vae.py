@@ -115,12 +115,16 @@ class VAE(nn.Module):
         self.encoder = Encoder(cfg)
         self.decoder = Decoder(cfg)
 
+    def check_encoder(self) -> None:
+        """Raises ValueError where a VAE has no encoder; this one has."""
+
     def encode(self, image: Tensor, tile: int | None = None) -> Posterior:
         """Image [B 3 H W] in [-1, 1] -> Posterior over raw latents [B 4 H/8 W/8].
 
         `tile` (pixels, a multiple of 8) encodes overlapping squares and blends them: less memory, approximate.
         Raises ValueError where the image has not 3 channels, H or W is not a multiple of 8, or the tile does not fit.
         """
+        self.check_encoder()
         f = self.cfg.factor
         if image.ndim != 4 or image.shape[1] != self.cfg.image_channels:
             raise ValueError(f"image has shape {tuple(image.shape)}; the VAE encodes [B {self.cfg.image_channels} H W]")

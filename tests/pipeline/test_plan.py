@@ -63,3 +63,12 @@ def test_plan_tells_what_only_masked_sees(pipe):
 def test_plan_takes_a_moment_even_for_999_steps(pipe):
     plan = pipe.plan("a cat", sampler="heun", steps=999)
     assert plan.calls == 2 * 999 - 1 and math.isclose(plan.timesteps[0], 999)
+
+
+@pytest.mark.parametrize(("prompts", "settings", "message"), [
+    (["a"] * 3, {"seed": 2**63 - 3}, "seed 9223372036854775805 is outside"),
+    (["a " * 75 * 9], {"negative_prompt": "b " * 75 * 8}, "prompts of 8, 9 chunks make 72 together, more than 64"),
+])
+def test_plan_refuses_what_sampling_would(pipe, prompts, settings, message):
+    with pytest.raises(ValueError, match=message):
+        pipe.plan(prompts, steps=4, **settings)

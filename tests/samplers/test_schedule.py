@@ -125,8 +125,8 @@ def test_compvis_takes_timestep_999_where_compvis_asks_for_1000(n, first, count)
     assert len(timesteps(n, "compvis")) == count
 
 
-@pytest.mark.parametrize("n, first", [(1, 1), (2, 501), (3, 667)])
-def test_leading_below_4_steps_warns_and_names_trailing(n, first):
+@pytest.mark.parametrize("n, first", [(1, 1), (2, 501), (3, 667), (334, 667), (501, 501), (600, 600)])
+def test_leading_far_below_full_noise_warns_and_names_trailing(n, first):
     message = f'{n} steps of "leading" start at timestep {first}, far below full noise; try spacing "trailing"'
     with pytest.warns(UserWarning, match=message) as caught:
         SCHEDULE.sigmas(n, "leading")
