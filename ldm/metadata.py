@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ldm.weights.formats import SUFFIXES
+
 SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "euler": "Euler", "euler_a": "Euler a", "heun": "Heun", "plms": "PLMS",
             "lms": "LMS", "dpm2": "DPM2", "dpm2_a": "DPM2 a", "dpmpp_2m": "DPM++ 2M", "dpmpp_2s_a": "DPM++ 2S a",
             "dpmpp_sde": "DPM++ SDE", "dpmpp_2m_sde": "DPM++ 2M SDE", "unipc": "UniPC", "lcm": "LCM"}
@@ -18,8 +20,9 @@ OUR_SPACINGS = {theirs: ours for ours, theirs in SPACINGS.items()} | {
 OUR_SOURCES = {"CPU": "cpu", "NV": "nv", "GPU": "nv"}
 
 PROGRAM = "ldm "                                        # starts our Version
-PAIR = re.compile(r'\s*(\w[\w /-]*):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')      # Key: value, or Key: "a, quoted one"
-NEGATIVE = re.compile(r"^\s*Negative prompt:", re.M)
+# Key: value, or Key: "a, quoted one".  Both patterns take time in proportion to the text, whatever a stranger wrote.
+PAIR = re.compile(r'(?:^|(?<=,))\s*(\w[\w /-]*):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?=,|$)')
+NEGATIVE = re.compile(r"^[^\S\n]*Negative prompt:", re.M)
 
 
 class Parameters(NamedTuple):
@@ -43,7 +46,7 @@ def to_parameters(told: Mapping[str, Any], width: int, height: int) -> str:
         "CFG scale": told.get("guidance"),
         "Seed": told.get("seed"),
         "Size": f"{width}x{height}",
-        "Model": Path(told["model"]).stem if told.get("model") else None,
+        "Model": model_name(told["model"]) if told.get("model") else None,
         "Denoising strength": told.get("strength") if "image_sha256" in told else None,
         "Clip skip": told.get("clip_skip") if told.get("clip_skip", 1) > 1 else None,
         "Eta DDIM": told.get("eta") or None,
@@ -51,9 +54,10 @@ def to_parameters(told: Mapping[str, Any], width: int, height: int) -> str:
         "Preset": told.get("preset") if told.get("preset") != "ldm" else None,          # our own word
         "Version": f"{PROGRAM}{told['version']}" if "version" in told else None,
     }
+    tags = "".join(f" <lora:{lora['name']}:{lora['weight']:g}>" for lora in told.get("loras", ()))
     negative = f"\nNegative prompt: {told['negative_prompt']}" if told.get("negative_prompt") else ""
     line = ", ".join(f"{key}: {quote(value)}" for key, value in pairs.items() if value is not None)
-    return f"{told.get('prompt', '')}{negative}\n{line}".strip()
+    return f"{told.get('prompt', '')}{tags}{negative}\n{line}".strip()
 
 
 def from_parameters(text: str) -> Parameters:
@@ -76,6 +80,11 @@ def from_parameters(text: str) -> Parameters:
         except (KeyError, ValueError):
             rest[key] = value
     return Parameters(prompt, settings, rest)
+
+
+def model_name(file: str) -> str:
+    """A model's file name without its suffix; "v1.5", a folder, has none."""
+    return Path(file).stem if Path(file).suffix.lower() in SUFFIXES else file
 
 
 def quote(value: object) -> str:

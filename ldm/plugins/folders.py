@@ -7,7 +7,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,8 +17,11 @@ from ldm.weights.formats import SUFFIXES
 Kind = Literal["models", "loras", "embeddings", "controlnets"]
 
 MARKS = ("model_index.json", "config.json", "adapter_config.json")      # what a folder that is one model holds
+LORA_FILES = [f"{stem}{suffix}" for stem in ("pytorch_lora_weights", "adapter_model")     # in a folder that is a LoRA
+              for suffix in (".safetensors", ".bin")]
+STATE = re.compile(r"state(-\d+)?\.pt")                 # what training resumes from
 TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>")
-WEIGHTED = re.compile(r"(.*):\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*")
+WEIGHTED = re.compile(r"(.*):\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*")
 
 
 def find(kind: Kind, name: str | Path, models_dir: str | Path | None = None) -> Path:
@@ -26,31 +29,42 @@ def find(kind: Kind, name: str | Path, models_dir: str | Path | None = None) -> 
 
     A path that exists, or is absolute, is taken as it is.  Else the folder `kind` in `models_dir` (default: the
     environment variable LDM_MODELS, or here) is searched with its subfolders; "fox", "Fox.safetensors" and
-    "animals/fox" all mean animals/Fox.safetensors.
+    "animals/fox" all mean animals/Fox.safetensors.  A folder here that is no model does not hide what has its name.
     Raises ValueError where nothing has that name, naming near ones, and where two files have it, naming both.
     """
-    exact = Path(name).exists() or Path(name).is_absolute()
-    return Path(name) if exact else search(kind, name, models_dir)
+    if not str(name):
+        raise ValueError(f"the name of the {kind[:-1]} is empty; give a path or a name, or leave it out")
+    path = Path(name)
+    other = path.is_dir() and not holds(path, (*MARKS, *LORA_FILES)) and called(name, home(kind, models_dir))
+    exact = path.is_absolute() or path.exists() and not other
+    return path if exact else search(kind, name, models_dir)
 
 
 def search(kind: Kind, name: str | Path, models_dir: str | Path | None = None) -> Path:
     """As `find`, but by name alone."""
     root = home(kind, models_dir)
-    present = {path: names(path, root) for path in entries(root)}
-    same = [path for path, called in present.items() if str(name).casefold() in called]
+    same = called(name, root)
     if len(same) > 1:
         raise ValueError(f"{name} may be {' or '.join(map(str, same))}; say which, by folder or suffix")
     if not same:
-        raise ValueError(f"there is no {name} here or in {root}{hint(str(name), present, root)}")
+        raise ValueError(f"there is no {name} here or in {root}{hint(str(name), root)}")
     return same[0]
 
 
-def hint(name: str, present: Mapping[Path, set[str]], root: Path) -> str:
+def called(name: str | Path, root: Path) -> list[Path]:
+    """The entries below a folder that have a name; where it is the whole name of some, they alone."""
+    wanted = str(name).casefold()
+    same = [path for path in entries(root) if wanted in names(path, root)]
+    return [path for path in same if wanted in whole_names(path, root)] or same
+
+
+def hint(name: str, root: Path) -> str:
     """What to try in place of a name that is not there."""
+    present = {path: names(path, root) for path in entries(root)}
     if not present:
         return ", which is empty" if root.is_dir() else ", which does not exist; --models-dir says where it is"
-    scores = {path: max(difflib.SequenceMatcher(None, name.casefold(), n).ratio() for n in called)
-              for path, called in present.items()}
+    scores = {path: max(difflib.SequenceMatcher(None, name.casefold(), n).ratio() for n in own)
+              for path, own in present.items()}
     near = sorted((path for path, score in scores.items() if score >= 0.6), key=scores.__getitem__, reverse=True)
     return f"; {'near it' if near else 'it holds'}: {listing(dict.fromkeys(map(stem, near or present)))}"
 
@@ -65,10 +79,15 @@ def home(kind: Kind, models_dir: str | Path | None = None) -> Path:
 def entries(root: Path) -> Iterator[Path]:
     """Every file of weights below a folder, and every folder that is one model."""
     for path in sorted(root.iterdir()) if root.is_dir() else ():
-        if path.is_dir() and not any((path / mark).is_file() for mark in MARKS):
+        if path.is_dir() and not holds(path, MARKS):
             yield from entries(path)
-        elif path.is_dir() or path.suffix.lower() in SUFFIXES:
+        elif path.is_dir() or path.suffix.lower() in SUFFIXES and not STATE.fullmatch(path.name):
             yield path
+
+
+def holds(folder: Path, files: Iterable[str]) -> bool:
+    """Whether a folder has a file of one of these names."""
+    return any((folder / name).is_file() for name in files)
 
 
 def stem(path: Path) -> str:
@@ -78,8 +97,13 @@ def stem(path: Path) -> str:
 
 def names(path: Path, root: Path) -> set[str]:
     """All that a file may be called, in lower case: with and without folder and suffix."""
-    below = path.relative_to(root).with_name(stem(path)).as_posix()
-    return {name.casefold() for name in (stem(path), path.name, below, path.relative_to(root).as_posix())}
+    return {stem(path).casefold(), path.name.casefold()} | whole_names(path, root)
+
+
+def whole_names(path: Path, root: Path) -> set[str]:
+    """A file's name from the folder `root` on, with and without suffix, in lower case."""
+    below = path.relative_to(root)
+    return {name.as_posix().casefold() for name in (below, below.with_name(stem(path)))}
 
 
 def extract_loras(prompt: str) -> tuple[str, list[tuple[str, float]]]:

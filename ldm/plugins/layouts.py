@@ -16,6 +16,7 @@ from torch import nn
 
 from ldm.naming import Row
 from ldm.packed import Packed
+from ldm.plugins.folders import LORA_FILES
 from ldm.text import CLIPText
 from ldm.text.names import rows as text_rows
 from ldm.unet import UNet
@@ -26,13 +27,13 @@ from ldm.weights import CheckpointError
 KEY = re.compile(r"(.+?)[._]lora(?:_linear_layer)?[._](down|up|mid|A|B)(?:\.\w+)?\.weight|"
                  r"(.+?)\.(alpha|hada_\w+|lokr_\w+)")
 PEFT = {"A": "down", "B": "up"}
+SLOW = re.compile(r"\)[*+?{]|(?:[*+?{][^*+?{]*){4}")      # what takes ages to match: a file may come from anywhere
 DORA = re.compile(r"dora_scale|lora_magnitude_vector")
 PREFIXES = {"unet": ("lora_unet_", "unet_", "diffusion_model_", "base_model_model_", ""),
             "text": ("lora_te_", "lora_te1_", "text_encoder_", "base_model_model_", "")}
 # Attention in files that diffusers wrote before 0.20
 OLD = {"to_out.0": "to_out", "q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
 LAYERS = (nn.Linear, nn.Conv2d, Packed)                 # what may be changed
-FILES = [f"{stem}{suffix}" for stem in ("pytorch_lora_weights", "adapter_model") for suffix in (".safetensors", ".bin")]
 
 
 class Target(NamedTuple):
@@ -88,9 +89,9 @@ def lora_file(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_dir():
         return path
-    file = next((path / name for name in FILES if (path / name).is_file()), None)
+    file = next((path / name for name in LORA_FILES if (path / name).is_file()), None)
     if file is None:
-        raise CheckpointError(f"folder {path} holds no {', '.join(FILES)}; give the file of a LoRA")
+        raise CheckpointError(f"folder {path} holds no {', '.join(LORA_FILES)}; give the file of a LoRA")
     return file
 
 
@@ -116,9 +117,18 @@ def scaling(file: Path, part: str) -> Scaling:
     config |= {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
     alpha, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
     numbers = [*patterns.values(), alpha or 0] if isinstance(patterns, dict) else [None]
-    if not all(isinstance(n, int | float) for n in numbers):
+    if not (all(isinstance(n, int | float) for n in numbers) and all(map(harmless, patterns))):
         raise CheckpointError(f"{file} says lora_alpha {alpha!r}, alpha_pattern {patterns!r}; correct its metadata")
     return Scaling(alpha, patterns, bool(config.get("use_rslora")))
+
+
+def harmless(pattern: str) -> bool:
+    """Whether this is a regular expression that ends soon on any name: no repeated group, few repetitions."""
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return not SLOW.search(pattern)
 
 
 def adapter_config(file: Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ldm.plugins.changes import Change, beside
-from ldm.plugins.layouts import DORA, FILES, Scaling, Target, lora_file, scaling, sort_keys, targets
+from ldm.plugins.folders import LORA_FILES
+from ldm.plugins.layouts import DORA, Scaling, Target, lora_file, scaling, sort_keys, targets
 from ldm.plugins.reading import family, kind_of, not_a, read_entries, read_tensor
 from ldm.text import CLIPText
 from ldm.unet import UNet
@@ -141,7 +142,7 @@ def scaled(tensors: dict[str, Tensor], settings: Scaling, target: Target) -> Cha
 
 def name_of(file: Path) -> str:
     """The name of a LoRA: its file's, or where every file is called so, its folder's."""
-    return file.absolute().parent.name if file.name in FILES else file.stem
+    return file.absolute().parent.name if file.name in LORA_FILES else file.stem
 
 
 def no_match(file: Path, entries: dict[str, Entry]) -> CheckpointError:

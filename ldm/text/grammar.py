@@ -17,10 +17,10 @@ from typing import Literal
 Syntax = Literal["a1111", "plain"]                      # plain: every sign stands for itself
 
 EMPHASIS = 1.1                                          # of ( ), and divided by of [ ]
-WEIGHT = re.compile(r"\\[()\[\]\\]?|[()\[\]]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[^\\()\[\]:]+|:")
-BREAK = re.compile(r"\s*\bBREAK\b\s*")
+WEIGHT = re.compile(r"\\[()\[\]\\]?|[()\[\]]|:\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)|[^\\()\[\]:]+|:")
+BREAK = re.compile(r"\bBREAK\b")
 CHANGE = re.compile(r"\\.|[()\[\]:|]|[^\\()\[\]:|]+|\\", re.DOTALL)
-WHEN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*")
+WHEN = re.compile(r"\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*")
 
 
 def parse(prompt: str, syntax: Syntax = "a1111") -> list[list[tuple[str, float]]]:
@@ -49,9 +49,9 @@ def parse(prompt: str, syntax: Syntax = "a1111") -> list[list[tuple[str, float]]
             close("[", 1 / EMPHASIS)
         else:
             first, *rest = BREAK.split(token.removeprefix("\\"))
-            pieces.append((first, 1.0))
-            for text in rest:
-                pieces += [(None, 1.0), (text, 1.0)]
+            pieces.append((first.rstrip() if rest else first, 1.0))
+            for i, text in enumerate(rest, start=1):
+                pieces += [(None, 1.0), (text.strip() if i < len(rest) else text.lstrip(), 1.0)]
     for bracket, factor in (("(", EMPHASIS), ("[", 1 / EMPHASIS)):
         while opened[bracket]:
             close(bracket, factor)

@@ -117,3 +117,14 @@ def test_quote_is_undone(value, text):
 
 def test_unquote_keeps_what_only_looks_quoted():
     assert [unquote(text) for text in ('"', '"a', '"a" b')] == ['"', '"a', '"a" b']
+
+
+@pytest.mark.parametrize("text", ["a" * 300_000, "x\n" + "\n" * 300_000 + "y", "a, " * 100_000, 'a: "b\\" ' * 50_000])
+def test_hostile_texts_are_read_at_once(text):
+    assert from_parameters(text).settings["negative_prompt"] == ""
+
+
+def test_parameters_name_loras_and_whole_models():
+    told = {**TOLD, "loras": [{"name": "fox", "weight": 0.8, "sha256": "ab"}, {"name": "snow", "weight": 1.0}]}
+    assert to_parameters(told, 64, 72).startswith("a fox, (red:1.2) <lora:fox:0.8> <lora:snow:1>\nSteps")
+    assert "Model: v1.5, " in last_line(model="v1.5") and "Model: v1.5, " in last_line(model="v1.5.CKPT")

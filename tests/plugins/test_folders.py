@@ -108,3 +108,41 @@ def test_embeddings_are_named_by_the_words_of_prompts(home):
     (home / "embeddings" / "bad-hands-5.safetensors").touch()
     with pytest.raises(ValueError, match="bad-hands-5 may be"):
         named_in(["bad-hands-5"], home)
+
+
+def test_the_whole_name_of_a_file_means_it_alone(home):
+    for name in ("loras/cat.safetensors", "loras/fox.pt"):
+        (home / name).touch()
+    assert find("loras", "cat", home) == home / "loras/cat.safetensors"
+    assert find("loras", "animals/cat", home) == home / "loras/animals/cat.pt"
+    with pytest.raises(ValueError, match="fox may be"):
+        find("loras", "fox", home)
+    assert find("loras", "fox.pt", home) == home / "loras/fox.pt"
+
+
+def test_a_folder_of_pictures_does_not_hide_a_lora(home):
+    for name in ("fox/1.png", "cats/1.png", "style/adapter_model.safetensors"):
+        Path(name).parent.mkdir()
+        Path(name).touch()
+    (home / "loras" / "style.safetensors").touch()
+    assert find("loras", "fox", home) == home / "loras/fox.safetensors"
+    assert find("loras", "style", home) == Path("style")                # which is a LoRA itself
+    assert find("loras", "cats", home) == Path("cats")                  # the reader says what it lacks
+
+
+def test_what_training_resumes_from_is_no_plugin(home):
+    for name in ("state.pt", "state-00000100.pt", "statement.pt"):
+        (home / "loras" / name).touch()
+    assert find("loras", "statement", home)
+    with pytest.raises(ValueError, match="there is no state here"):
+        find("loras", "state", home)
+
+
+def test_an_empty_name_is_refused(home):
+    with pytest.raises(ValueError, match="the name of the model is empty; give a path or a name"):
+        find("models", "", home)
+
+
+def test_hostile_tags_are_read_at_once():
+    with pytest.raises(ValueError, match="neither"):
+        extract_loras(f"<lora:a:{'1' * 300_000}x>")

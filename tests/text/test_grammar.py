@@ -120,3 +120,12 @@ def test_deeply_nested_brackets_are_read():
     """No recursion: a prompt of brackets is slow at worst."""
     assert one("(" * 2000 + "a" + ")" * 2000)[0][0] == "a"
     assert schedule("[" * 2000 + "a" + "]" * 2000, 1) == [(1, "[" * 2000 + "a" + "]" * 2000)]
+
+
+@pytest.mark.parametrize("prompt", [f"[a:{'1' * 20_000}x]", f"(a:{'1' * 20_000}x)", " " * 20_000 + "x"])
+def test_hostile_prompts_are_read_at_once(prompt):
+    assert parse(prompt) and set(at_steps(prompt, 30)) == {prompt}
+
+
+def test_break_takes_the_blanks_around_it_alone():
+    assert parse("a  BREAK  b c BREAK  d ") == [[("a", 1)], [("b c", 1)], [("d ", 1)]]
