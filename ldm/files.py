@@ -18,6 +18,13 @@ def listed(folder: str | Path, suffixes: Collection[str]) -> list[Path]:
                   if path.suffix.lower() in suffixes and not path.name.startswith("."))
 
 
+def stamp(path: str | Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of a file, or of all in a folder: another where one was written anew."""
+    path = Path(path)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return tuple((str(file), s.st_size, s.st_mtime_ns) for file in files for s in [file.stat()])
+
+
 def remove_partials(folder: Path) -> None:
     """Remove what `write_atomically` of programs that were killed left in a folder.  Nobody may be writing there."""
     for path in folder.glob(".*.partial*"):

@@ -2,6 +2,8 @@
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -73,6 +75,17 @@ def ordinary(conv: nn.Conv2d) -> bool:
     """Whether a convolution is of the kind that `PackedConv2d` stands in for."""
     return (conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
             and not isinstance(conv.padding, str))
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Raises MemoryError where PyTorch says that the CPU's memory ran out: it has a class for a GPU's alone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise MemoryError("there is not enough memory; ask for a smaller picture, or fewer at once") from error
 
 
 def release_memory() -> None:

@@ -19,7 +19,7 @@ from ldm.images import check_target, save_image
 from ldm.loading import PREDICTIONS
 from ldm.plan import Plan
 from ldm.plugins import extract_loras, find, name_and_weight, named_in
-from ldm.prepare import describe
+from ldm.prepare import describe, enough_memory
 from ldm.samplers import Step
 from ldm.settings import add_arguments
 from ldm.weights.checkpoint import listing
@@ -117,11 +117,12 @@ def bar(plan: Plan) -> Callable[[Iterator[Step]], Iterable[Step]]:
 def load(args: argparse.Namespace) -> Pipeline:
     """The pipeline that the flags ask for, after a look at the output, so that no work is lost."""
     check_target(args.out)
-    ckpt, vae = (find("models", name, args.models_dir) if name else None for name in (args.ckpt, args.vae))
+    ckpt, vae = (find("models", name, args.models_dir) if name is not None else None for name in (args.ckpt, args.vae))
     loras = [(find("loras", name, args.models_dir), weight) for name, weight in args.lora]
-    embeddings: dict[Path, str | None] = {path: word for word, path in named_in(
-        [*prompts(args), args.negative_prompt], args.models_dir).items()}
-    embeddings |= dict.fromkeys(find("embeddings", name, args.models_dir) for name in args.embedding)
+    embeddings: dict[Path, str | None] = dict.fromkeys(find("embeddings", name, args.models_dir)
+                                                       for name in args.embedding)
+    embeddings |= {path: word for word, path in named_in([*prompts(args), args.negative_prompt],
+                                                         args.models_dir).items()}
     pipe = Pipeline.load(ckpt, device=args.device, dtype=args.dtype, ema=not args.no_ema, kernels=args.kernels,
                          prediction=args.prediction, vae=vae)
     for path, weight in loras:
@@ -149,14 +150,10 @@ def run(main: Callable[[], None]) -> None:
     name = Path(sys.argv[0]).stem
     warnings.showwarning = lambda message, *_, **__: print(f"{name}: {message}", file=sys.stderr)
     try:
-        main()
+        with enough_memory():
+            main()
     except KeyboardInterrupt:
         sys.exit(130)
     except MISTAKES as error:
         print(f"{name}: {in_words(error)}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:                       # PyTorch has a class of its own for a GPU's memory alone
-        if "can't allocate memory" not in str(error):
-            raise
-        print(f"{name}: there is not enough memory; ask for a smaller picture, or fewer at once", file=sys.stderr)
         sys.exit(2)

@@ -1,5 +1,6 @@
 """Options: what A1111's clients set for all requests, or, as override_settings, for one."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -8,6 +9,7 @@ from ldm.settings import within
 from ldm.web.a1111 import UnknownName, find_source
 from ldm.web.studio import Studio
 
+HASH = re.compile(r" \[[0-9a-f]{6,}\]$")                # A1111 writes it after a model's name
 NO_VAE = ("automatic", "none", "")
 
 
@@ -64,10 +66,11 @@ def check(name: str, value: Any, studio: Studio) -> Any:
 
 def find_model(name: Any, studio: Studio) -> str:
     """The name of a model that a client may write with its suffix, its hash in brackets, or in other letters' case."""
-    called = str(name).partition(" [")[0].strip().casefold()
-    for known, path in studio.models().items():
-        if called in (known.casefold(), f"{known}{path.suffix}".casefold()):
-            return known
+    models, written = studio.models(), str(name).strip().casefold()
+    for called in (written, HASH.sub("", written)):
+        for known, path in models.items():
+            if called in (known.casefold(), f"{known}{path.suffix}".casefold()):
+                return known
     raise UnknownName(f"there is no model {str(name)[:100]!r}; there is {', '.join(studio.models())}")
 
 

@@ -25,11 +25,13 @@ RETRY_S = 10                                            # what a client shall wa
 STATUS: dict[type[Exception], int] = {
     UnknownName: 404, TooLarge: 413, MemoryError: 413, OutOfMemoryError: 413, QueueFull: 503,
     ValueError: 422, ArithmeticError: 422,              # a NonFiniteError is one
+    OSError: 507,                                       # of our own files: the disk is full
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": Mistake, "description": why} for code, why in {
         400: "The request is no JSON, or is for another host.", 404: "There is nothing of this name.",
         413: "Too large.", 422: "A value is wrong, or not supported.", 503: "The queue is full, or the server stops.",
+        507: "A file cannot be written or read.",
     }.items()}
 
 

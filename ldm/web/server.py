@@ -54,9 +54,11 @@ def check_listen(address: str, auth: tuple[str, str] | None) -> None:
 def bind(address: str, port: int | None = None) -> socket.socket:
     """A socket that listens already: those who come early wait for the server.  Port None: PORT, or the next free one.
 
-    Raises OSError where there is none.
+    Raises ValueError for what is no port, OSError where none is free.
     """
     family, refused = socket.AF_INET6 if ":" in address else socket.AF_INET, None
+    if port is not None and not 0 <= port < 2**16:
+        raise ValueError(f"port {port} is not one of 0 to 65535; try {PORT}")
     for candidate in [port] if port is not None else range(PORT, PORT + PORTS):
         try:
             return socket.create_server((address, candidate), family=family, backlog=128)

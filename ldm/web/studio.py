@@ -3,18 +3,20 @@
 import gc
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ldm.files import stamp
 from ldm.images import save_image
 from ldm.pipeline import BUNDLED, Pipeline
 from ldm.plan import Plan
 from ldm.plugins import extract_loras, named_in
 from ldm.plugins.embeddings import words_of
 from ldm.plugins.folders import Kind, entries, home, search, stem
-from ldm.prepare import release_memory
+from ldm.prepare import enough_memory, release_memory
 from ldm.preview import make_preview
 from ldm.samplers import Prediction, Step
 from ldm.web.jobs import Job
@@ -36,8 +38,8 @@ class Studio:
         self.device, self.dtype = device, dtype
         self.model = model                              # that an order without one gets
         self.pipe: Pipeline | None = None
-        self._loaded: tuple[str, str, str | None] | None = None     # model, VAE and prediction of `pipe`
-        self._worn: list[tuple[str, float]] | None = []             # its LoRAs; None: not known
+        self._loaded: tuple[Any, ...] | None = None     # files and prediction of `pipe`
+        self._worn: list[tuple[Any, float]] | None = []             # its LoRAs; None: not known
         self._preview: Callable[..., Any] | None = None
 
     def models(self) -> dict[str, Path]:
@@ -45,9 +47,15 @@ class Studio:
         return {OWN: BUNDLED} | self.files("models")
 
     def files(self, kind: Kind) -> dict[str, Path]:
-        """Files of weights, or folders that are a model, by name: what lies below the folder of their kind."""
+        """Files of weights, or folders that are a model, by name: what lies below the folder of their kind.
+
+        They are named without suffix, unless that leaves two with one name.
+        """
         root = home(kind, self.models_dir)
-        return {path.relative_to(root).with_name(stem(path)).as_posix(): path for path in entries(root)}
+        names = {path: path.relative_to(root).with_name(stem(path)).as_posix() for path in entries(root)}
+        count = Counter(name.casefold() for name in names.values())
+        return {name if count[name.casefold()] == 1 else path.relative_to(root).as_posix(): path
+                for path, name in names.items()}
 
     def path_of(self, model: str) -> Path:
         """The file of a model.  Raises ValueError for what is no name of `models`: paths are not taken from outside."""
@@ -59,19 +67,20 @@ class Studio:
     def use(self, model: str = "", vae: str = "", prediction: Prediction | None = None) -> Pipeline:
         """The pipeline of a model, "" being the last one chosen; the one before is freed first.
 
-        `vae`: a name among the models, "" for the model's own.  Raises ValueError, and CheckpointError where a file
-        does not fit; then the next order loads anew.
+        `vae`: a name among the models, "" for the model's own.  A file that was written anew is loaded anew.
+        Raises ValueError, and CheckpointError where a file does not fit; then the next order loads anew.
         """
-        wanted = model or self.model, vae, prediction
+        model = model or self.model
+        path, vae_path = self.path_of(model), self.path_of(vae) if vae else None
+        wanted = stamp(path), vae_path and stamp(vae_path), prediction
         if self.pipe is None or self._loaded != wanted:
-            path, vae_path = self.path_of(wanted[0]), self.path_of(vae) if vae else None
             self.pipe = self._loaded = self._preview = None
             self._worn = []
             gc.collect()
             release_memory()
             self.pipe = Pipeline.load(path, self.device, self.dtype, prediction=prediction, vae=vae_path)
             self._loaded = wanted
-        self.model = wanted[0]
+        self.model = model
         return self.pipe
 
     def preview(self, latents: Any) -> Any:
@@ -84,8 +93,9 @@ class Studio:
     def wear(self, loras: list[tuple[str, float]], texts: list[str]) -> None:
         """Put on just these LoRAs, by name and weight, and teach the prompts the textual inversions that they name."""
         assert self.pipe
-        if loras != self._worn:
-            paths = [(search("loras", name, self.models_dir), weight) for name, weight in loras]   # never a path
+        paths = [(search("loras", name, self.models_dir), weight) for name, weight in loras]       # never a path
+        wanted = [(stamp(path), weight) for path, weight in paths]
+        if wanted != self._worn:
             self._worn = None                           # where one of them does not fit, the next order begins anew
             self.pipe.unload_lora()
             for path, weight in paths:
@@ -93,7 +103,7 @@ class Studio:
                 if lora.unmatched:
                     warnings.warn(f"LoRA {lora.name}: {len(lora.unmatched)} of its tensors fit no layer of this model",
                                   stacklevel=2)
-            self._worn = loras
+            self._worn = wanted
         if words_of(self.pipe.tokenizer):               # a tokenizer is made anew, which takes a tenth of a second
             self.pipe.unload_embedding()
         for word, path in named_in(texts, self.models_dir).items():
@@ -109,10 +119,10 @@ class Studio:
     def draw(self, order: Order, job: Job) -> list[Path]:
         """The work of a job: draw an order, and save its pictures -> their files.
 
-        Warnings become `job.notes`.  Raises Cancelled, and what the task raises.
+        Warnings become `job.notes`.  Raises Cancelled, MemoryError, and what the task raises.
         """
         job.passes = max(job.passes, job.passed + passes(order))        # a job may draw several orders
-        with warnings.catch_warnings(record=True) as caught:
+        with enough_memory(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             pipe, order = self.prepare(order)
             pictures = draw(pipe, order, self.watch(order, job), self.out / CELLS)

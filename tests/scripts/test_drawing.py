@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from ldm import Pipeline
 from ldm.images import digest, read_metadata
@@ -72,7 +73,7 @@ def test_help_says_units_and_defaults(run_script, script, words):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--ckpt", "nowhere.safetensors"], "nowhere.safetensors"),
+    (["--ckpt", "nowhere.safetensors"], "nowhere.safetensors"), (["--vae", ""], "the name of the model is empty"),
     (["--width", "500"], "width 500 is not a multiple of 8; try 504"),
     (["--steps", "0"], "steps 0 is outside 1..999; try 1"),
     (["--sampler", "euler", "--eta", "1"], "eta 1.0 is for sampler ddim alone, not 'euler'; leave it at 0"),
@@ -124,3 +125,23 @@ def test_too_little_memory_is_one_line(capsys, monkeypatch):
     assert capsys.readouterr().err.startswith("txt2img: there is not enough memory; ask for a smaller picture")
     with pytest.raises(RuntimeError, match="size of tensor"):           # a defect of ours is not taken for that
         cli.run(lambda: torch.ones(2) + torch.ones(3) and None)
+
+
+def test_a_damaged_picture_is_one_line(run_script, tiny_model, tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(path)
+    whole = path.read_bytes()
+    at = whole.index(b"IDAT")
+    path.write_bytes(whole[: at - 4] + bytes([0, 0, 0, 9]) + whole[at:])        # a length that ends in the middle
+    done = run_script("img2img.py", path, "a fox", "--ckpt", tiny_model)
+    assert done.returncode == 2 and "the picture is damaged (" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_embedding_that_a_prompt_names_keeps_its_name_beside_the_flag(run_script, tiny_model, tmp_path):
+    """The file calls its word otherwise."""
+    (tmp_path / "embeddings").mkdir()
+    save_file({"my-style": torch.randn(2, 64)}, tmp_path / "embeddings" / "zorbl.safetensors")
+    for flags in ([], ["--embedding", "zorbl"]):
+        done = run_script("txt2img.py", "a zorbl", "--ckpt", tiny_model, "--models-dir", tmp_path, "--steps", 4,
+                          "--out", tmp_path / "out", *flags)
+        assert [one["name"] for one in read_metadata(done.stdout.strip())["embeddings"]] == ["zorbl"]

@@ -1,14 +1,20 @@
 """The routes that draw, over HTTP."""
 
+import base64
+import errno
 import http.client
+import io
 import json
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from exchange import TINY, decoded, encoded
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from ldm.files import refused
 from ldm.images import KEY, read_metadata, read_parameters
 from ldm.web.history import pictures
 from ldm.web.studio import Studio
@@ -116,3 +122,21 @@ def test_paths_lead_nowhere(client: httpx.Client, path: str):
     connection.request("GET", path)                     # as it stands; others would straighten it
     assert connection.getresponse().status == 404
     connection.close()
+
+
+def test_a_full_disk_is_told_in_a_line(client: httpx.Client, monkeypatch: pytest.MonkeyPatch):
+    def full(picture: Image.Image, path: Path) -> Path:
+        raise refused(path, errno.ENOSPC)
+
+    monkeypatch.setattr("ldm.web.studio.save_image", full)
+    reply = client.post("/sdapi/v1/txt2img", json={"prompt": "a fox", **TINY})
+    assert reply.status_code == 507 and "cannot be written (No space left on device)" in reply.json()["detail"]
+
+
+def test_a_hostile_text_is_read_at_once(client: httpx.Client):
+    info = PngInfo()
+    info.add_text("parameters", "a" * 300_000, zip=True)
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=info)
+    picture = base64.b64encode(file.getvalue()).decode()
+    assert client.post("/sdapi/v1/png-info", json={"image": picture}).json()["parameters"] == {}

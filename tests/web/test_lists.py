@@ -1,6 +1,7 @@
 """What there is, options, health, metrics, the description of the API."""
 
 import re
+import shutil
 
 import httpx
 import pytest
@@ -66,6 +67,18 @@ def test_options_switch_the_model(client: httpx.Client, studio: Studio):
         assert read_metadata(newest)["model"] == "other.safetensors"
     finally:
         client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "tiny"})
+
+
+def test_a_model_may_have_brackets_in_its_name(client: httpx.Client, studio: Studio):
+    assert studio.models_dir
+    path = studio.models_dir / "models" / "my model [v2].safetensors"
+    shutil.copy(studio.models_dir / "models" / "tiny.safetensors", path)
+    try:
+        for name in ("my model [v2]", "my model [v2].safetensors [0123456789]", "tiny [0123456789]", "tiny"):
+            assert client.post("/sdapi/v1/options", json={"sd_model_checkpoint": name}).status_code == 200
+            assert get(client, "options")["sd_model_checkpoint"] == name.partition(".")[0].partition(" [0")[0]
+    finally:
+        path.unlink()
 
 
 def test_options_that_are_sent_back_change_nothing(app: FastAPI):

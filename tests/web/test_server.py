@@ -95,3 +95,8 @@ def test_the_page_serves_no_other_files(with_page: str, path: str):
 def test_a_socket_listens_before_the_server_runs():
     with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname(), 5):
         pass
+
+
+def test_a_port_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="port 99999 is not one of 0 to 65535; try 7860"):
+        bind("127.0.0.1", 99999)

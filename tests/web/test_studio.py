@@ -1,15 +1,20 @@
 """The studio draws orders into files; history finds them again."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from ldm.images import read_metadata, save_image
 from ldm.web.history import pictures
 from ldm.web.jobs import Job
 from ldm.web.orders import Order
 from ldm.web.studio import Studio
+from ldm.weights.saving import save_safetensors
 
 SMALL = {"steps": 2, "width": 64, "height": 64, "sampler": "euler"}
 
@@ -71,3 +76,40 @@ def test_history_shows_whole_pictures_alone(tmp_path: Path):
     (path.parent / "235959-0-0.png").touch()                    # a name that a killed server held
     (path.parent / ".235959-0-1.77.partial.png").write_bytes(b"half")
     assert pictures(tmp_path) == [path]
+
+
+def test_a_lora_and_a_model_that_were_written_anew_are_loaded_anew(models_dir: Path, tmp_path: Path):
+    shutil.copytree(models_dir, tmp_path / "models_dir")
+    home = tmp_path / "models_dir"
+    studio = Studio(tmp_path / "out", home, "tiny", "cpu", "float32")
+
+    def drawn(prompt: str) -> bytes:
+        [path] = studio.draw(Order(prompt, settings={**SMALL, "seed": 4}), job())
+        with Image.open(path) as picture:
+            return picture.tobytes()
+
+    before, path = drawn("a fox <lora:strong:1>"), home / "loras" / "strong.safetensors"
+    save_safetensors(path, {name: 2 * weight for name, weight in load_file(path).items()})
+    after = drawn("a fox <lora:strong:1>")
+    assert after != before and after == drawn("a fox <lora:strong:1>")
+    plain, pipe = drawn("a fox"), studio.pipe
+    assert studio.use() is pipe
+    other = load_file(home / "models" / "tiny.safetensors")
+    name = next(name for name in other if name.endswith("out.2.bias"))
+    save_safetensors(home / "models" / "tiny.safetensors", other | {name: other[name] + 1},
+                     safe_open(home / "models" / "tiny.safetensors", "pt").metadata())
+    assert drawn("a fox") != plain and studio.pipe is not pipe
+
+
+def test_files_of_one_name_are_told_apart_by_their_suffix(models_dir: Path, tmp_path: Path):
+    for name in ("fox.pt", "Fox.safetensors", "animals/fox.pt", "cat.pt"):
+        (tmp_path / "loras" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "loras" / name).touch()
+    found = Studio(tmp_path / "out", tmp_path).files("loras")
+    assert sorted(found) == ["Fox.safetensors", "animals/fox", "cat", "fox.pt"]
+
+
+def test_too_little_memory_is_a_memory_error(studio: Studio, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ldm.web.studio.draw", lambda *_: torch.empty(10**14))
+    with pytest.raises(MemoryError, match="there is not enough memory; ask for a smaller picture"):
+        studio.draw(Order("a fox", settings=SMALL), job())
