@@ -61,7 +61,11 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> T
 
 
 def blocked(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v as two matrix products, for a few heads and queries at a time."""
+    """softmax(q k^T / sqrt(d)) v as two matrix products, for a few heads and queries at a time.
+
+    Scores are held in the precision of the inputs: in 16 bits they are coarser than those of the other kernels, which
+    hold them in 32, the more so the larger they are.
+    """
     q, k, v = (rearrange(x, "b l (h d) -> (b h) l d", h=heads) for x in (q, k, v))
     group = max(1, SCORES // (min(q.shape[1], QUERIES) * k.shape[1]))
     parts = zip((q * q.shape[-1] ** -0.5).split(group), k.transpose(1, 2).split(group), v.split(group), strict=True)

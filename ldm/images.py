@@ -30,8 +30,13 @@ UNICODE = b"UNICODE\0"                                  # starts a UserComment o
 def on_white(image: Image.Image) -> Image.Image:
     """Pillow image of any mode -> RGB, upright as its EXIF data say; what is transparent shows white.
 
-    Raises ValueError for 16-bit pictures, which Pillow would clip.
+    Raises ValueError for 16-bit pictures, which Pillow would clip, and for damaged ones.
     """
+    try:
+        image.load()
+    except SyntaxError as error:                        # Pillow's for a PNG; others are OSErrors
+        image.close()
+        raise ValueError(f"the picture is damaged ({error}); copy it again") from error
     if image.mode.startswith("I") or image.mode == "F":
         raise ValueError(f"a picture of mode {image.mode} has more than 8 bits a channel; convert it to 8 bits first")
     image = ImageOps.exif_transpose(image)

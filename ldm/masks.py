@@ -66,7 +66,7 @@ class Canvas:
         whole = self.image.copy()
         whole.paste(painted.resize((right - left, bottom - top), LANCZOS), (left, top))
         whole = Image.composite(meet(whole, self.image, self.alpha), self.image, self.alpha)
-        whole.info = {name: value for name, value in self.image.info.items() if name == "icc_profile"}
+        whole.info = {name: value for name, value in self.image.info.items() if name == "icc_profile" and is_rgb(value)}
         return whole
 
     def describe(self) -> str:
@@ -77,6 +77,11 @@ class Canvas:
         left, top, right, bottom = self.box
         share = np.array(self.alpha).mean() / 255
         return f"{words}, {share:.1%} of it repainted, seen from ({left}, {top}) to ({right}, {bottom})"
+
+
+def is_rgb(profile: bytes) -> bool:
+    """Whether a colour profile is one of RGB; ICC.1:2022, 7.2.8: its data colour space."""
+    return profile[16:20] == b"RGB "
 
 
 def blank(width: int, height: int) -> Canvas:

@@ -54,3 +54,13 @@ def test_blocks_of_queries_do_not_show(monkeypatch):
     monkeypatch.setattr("ldm.attention.QUERIES", 7)
     monkeypatch.setattr("ldm.attention.SCORES", 3 * 7 * 50)             # 3 of the 4 heads of both pictures
     assert_close(blocked(q, k, v, heads=2), whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("deviation", "error"), [(1, 0.006), (3, 0.015)])
+def test_blocks_in_bfloat16_hold_scores_in_16_bits(deviation, error):
+    """Coarser than PyTorch's kernel, by as much as docs/numerics.md says."""
+    g = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 256, 64, generator=g).bfloat16()
+    q = q * deviation
+    exact = blocked(q.double(), k.double(), v.double(), heads=1)
+    assert (blocked(q, k, v, heads=1) - exact).norm() < error * exact.norm()

@@ -133,9 +133,10 @@ def test_paintings_meet_the_picture_without_a_seam():
 
 def test_canvas_pastes_under_the_colour_profile_and_forgets_the_rest():
     image = noise(20, 12)
-    image.info = {"icc_profile": b"P3", "parameters": "a dog", "ldm": "{}"}
+    profile = b"0" * 16 + b"RGB "
+    image.info = {"icc_profile": profile, "parameters": "a dog", "ldm": "{}"}
     canvas = make_canvas(image, rectangle(20, 12, (8, 3, 17, 8)), Settings(), 64)
-    assert canvas is not None and canvas.paste(noise(20, 12, 1)).info == {"icc_profile": b"P3"}
+    assert canvas is not None and canvas.paste(noise(20, 12, 1)).info == {"icc_profile": profile}
 
 
 def test_canvas_masks_over_latents():
@@ -209,3 +210,13 @@ def test_extend_fills_with_the_edge_or_a_mirror():
 def test_extend_refuses_what_makes_no_sense(wrong, message):
     with pytest.raises(ValueError, match=message):
         extend(noise(8, 8), **wrong)
+
+
+@pytest.mark.parametrize(("mode", "space", "kept"), [
+    ("RGB", b"RGB ", True), ("L", b"GRAY", False), ("CMYK", b"CMYK", False)])
+def test_a_repainted_picture_keeps_the_profile_of_rgb_alone(mode, space, kept):
+    image = Image.new(mode, (16, 16))
+    image.info["icc_profile"] = b"0" * 16 + space + b"0" * 100
+    canvas = make_canvas(image, rectangle(16, 16, (4, 4, 12, 12)), Settings(), 16)
+    assert canvas is not None
+    assert ("icc_profile" in canvas.paste(Image.new("RGB", canvas.size)).info) == kept
