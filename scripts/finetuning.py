@@ -17,7 +17,7 @@ from ldm.loading import PREDICTIONS
 from ldm.plugins import find
 from ldm.prepare import use_kernels
 from ldm.training.checkpoint import check_run, load_state, save_state
-from ldm.training.data import check_outside
+from ldm.training.data import ImageFolder, check_outside
 from ldm.training.progress import SCHEDULES, Losses, grid
 
 
@@ -55,7 +55,7 @@ def open_model(args: argparse.Namespace) -> Pipeline:
     Raises ValueError for a size that is no multiple of 8, a model that takes more than latents, and --out in --data.
     """
     check_outside(args.out, args.data)
-    path = find("models", args.ckpt, args.models_dir) if args.ckpt else None
+    path = find("models", args.ckpt, args.models_dir) if args.ckpt is not None else None
     pipe = Pipeline.load(path, args.device, "float32", kernels="plain", prediction=args.prediction)
     taken, latents = pipe.unet.cfg.in_channels, pipe.vae.cfg.latent_channels
     if taken != latents:
@@ -69,23 +69,30 @@ def open_model(args: argparse.Namespace) -> Pipeline:
     return pipe
 
 
+def run_of(args: argparse.Namespace, pipe: Pipeline, data: ImageFolder, **told: Any) -> dict[str, Any]:
+    """What a run learns, and from which model.  Raises ValueError where the one in --out learned something else."""
+    run = {"model": pipe.origin.model_hash, "prediction": pipe.prediction, **told,
+           "pictures": [file.name for file in data.files]}
+    state = args.out / "state.pt"
+    if state.exists():
+        check_run(state, load_state(state), run)
+    return run
+
+
 def learn(args: argparse.Namespace, pipe: Pipeline, run: dict[str, Any], learned: nn.Module,
           loss: Callable[[int], Tensor], save: Callable[[int], None]) -> None:
     """Train `learned` by the loss of each step up to --steps, from where --out stands.
 
     At every checkpoint `save(steps done)` writes what is learned, and then state.pt holds what resumes.
-    Raises ValueError where the run in --out learned something else than `run` says, or from another model.
+    `run`: of `run_of`.
     """
-    run = {"model": pipe.origin.model_hash, **run}
     use_kernels(pipe.unet, "auto")
     args.out.mkdir(parents=True, exist_ok=True)
     remove_partials(args.out)
     opt = torch.optim.AdamW(learned.parameters(), lr=args.lr, weight_decay=0)
     losses, state, done, recent = Losses(args.out / "losses.csv", ["loss"]), args.out / "state.pt", 0, []
     if state.exists():
-        saved = load_state(state, weights=learned, opt=opt)
-        check_run(state, saved, run)
-        done = saved["step"]
+        done = load_state(state, weights=learned, opt=opt)["step"]
     for step in pretraining.steps(args, done):
         pretraining.set_rate(opt, args.lr, step, args)
         opt.zero_grad()

@@ -84,6 +84,8 @@ def main() -> None:
         pipe.load_embedding(find("embeddings", name, args.models_dir))
     data, kind = ImageFolder(args.data, args.size), None
     own = Examples.of(pipe, data, args.prompt)
+    run = finetuning.run_of(args, pipe, data, captions=own.prompts, embedding=args.embedding,
+                            class_prompt=args.class_prompt)
     torch.manual_seed(args.seed)
     adapters = adapt(pipe.unet, pipe.text if args.text else None, args.rank, args.alpha, args.layers).to(pipe.device)
     if args.class_prompt:
@@ -91,8 +93,6 @@ def main() -> None:
         kind = Examples.of(pipe, ImageFolder(args.class_data, args.size), args.class_prompt)
     name = args.out.resolve().name
     told = metadata(pipe, own, name, args)
-    run = {"pictures": [file.name for file in data.files], "captions": own.prompts,
-           "class": kind and kind.prompts, "embedding": args.embedding}
 
     def loss(step: int) -> Tensor:
         value = batch_loss(pipe, own, args.batch, args.seed, step, args.min_snr)

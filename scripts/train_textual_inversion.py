@@ -33,10 +33,9 @@ def main() -> None:
     for prompt in (prompt for several in own.prompts for prompt in several):
         if words.ids[0][0] not in words.encode(prompt):
             raise ValueError(f"the caption {prompt!r} lacks the word {args.word!r}; put it in")
+    run = finetuning.run_of(args, pipe, data, captions=own.prompts, word=args.word, init_word=args.init_word)
     finetuning.learn(
-        args, pipe, {"pictures": [file.name for file in data.files], "captions": own.prompts, "word": args.word,
-                     "first word": args.init_word},
-        nn.ParameterDict({"vectors": words.vectors}),
+        args, pipe, run, nn.ParameterDict({"vectors": words.vectors}),
         loss=lambda step: batch_loss(pipe, own, args.batch, args.seed, step, args.min_snr),
         save=lambda _: save_safetensors(args.out / f"{args.word}.safetensors", {args.word: words.vectors}))
 

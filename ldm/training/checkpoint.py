@@ -48,12 +48,12 @@ def load_state(path: Path, **state: Any) -> dict[str, Any]:
 def check_run(path: Path, saved: dict[str, Any], told: dict[str, Any]) -> None:
     """Compare what a checkpoint says that its run learns, under "run", with what this one does.
 
-    Raises ValueError where they differ.
+    Raises ValueError where they differ.  One of a version that did not say it passes.
     """
-    before = saved.get("run", {})
+    before = saved.get("run", told)
     if other := [name for name in told if before.get(name) != told[name]]:
-        raise ValueError(f"{path} is of a run with another {' and '.join(other)}; give those of that run, or write to "
-                         "another folder")
+        raise ValueError(f"{path} is of a run that differs in {' and '.join(other)}; give the same as there, or "
+                         "write to another folder")
 
 
 def state_path(folder: Path, step: int) -> Path:

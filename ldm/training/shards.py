@@ -56,17 +56,19 @@ class Shards:
             raise ValueError(f"{where} has no picture ({', '.join(sorted(SUFFIXES))}); mend the shard")
         if data is None and not self.vae:
             raise ValueError(f"{where} has latents; give shards of pictures")
-        if data is None and told_by(sample) | {"vae": self.vae, "size": self.size} != told_by(sample):
-            raise ValueError(f"{where} has latents of another VAE or size; give those as --vae and --size, or encode "
-                             "the pictures anew, into another folder")
         try:
-            if data is None:
-                return torch.from_numpy(np.load(io.BytesIO(sample["npy"]))), captions(sample)
-            with Image.open(io.BytesIO(data)) as file:
-                return square(file, self.size), captions(sample)
+            told, texts = told_by(sample), captions(sample)
+            if data is not None:
+                with Image.open(io.BytesIO(data)) as file:
+                    return square(file, self.size), texts
+            latents = torch.from_numpy(np.load(io.BytesIO(sample["npy"])))
         except BROKEN as error:
             warnings.warn(f"{where} is left out: {error}", stacklevel=2)
             return None
+        if (told.get("vae"), told.get("size")) != (self.vae, self.size):
+            raise ValueError(f"{where} has latents of another VAE or size; give those as --vae and --size, or encode "
+                             "the pictures anew, into another folder")
+        return latents, texts
 
     def first(self, count: int) -> tuple[Tensor, list[list[str]]]:
         """Images [N 3 size size], or latents, and captions of the first `count` samples, or of all if they are fewer.
@@ -83,7 +85,7 @@ class Shards:
 def captions(sample: dict[str, Any]) -> list[str]:
     """The captions of an undecoded sample, one or more.  Raises ValueError for a .json that is none."""
     if "txt" in sample:
-        return [sample["txt"].decode("utf-8", errors="replace").strip()]
+        return [sample["txt"].decode("utf-8-sig", errors="replace").strip()]
     told = told_by(sample)
     text = told.get("text") or told.get("caption") or ""
     return [text] if isinstance(text, str) else list(map(str, text))
@@ -117,8 +119,12 @@ def is_written(path: Path, made: dict[str, Any]) -> bool:
     if not path.exists():
         return False
     for sample in islice(Shards([str(path)], 0).samples(str(path)), 1):
-        if told_by(sample) | made != told_by(sample):
-            raise ValueError(f"{path} was made of another {' or '.join(made)}; remove it, or write to another folder")
+        try:
+            told = told_by(sample)
+        except ValueError:
+            told = {}
+        if told | made != told:
+            raise ValueError(f"{path} was not made of this {', '.join(made)}; remove it, or write to another folder")
     return True
 
 

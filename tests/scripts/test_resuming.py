@@ -135,7 +135,7 @@ def test_a_run_of_another_kind_is_refused(run_script, shapes, tiny_model, other_
     assert run_script("train_unet.py", *common, "--steps", 1).returncode == 0
     flags = [other_vae if flag == "other" else flag for flag in flags]
     done = run_script("train_unet.py", *common, "--steps", 2, *flags)
-    assert done.returncode == 2 and f"is of a run with another {what}; give those of that run" in done.stderr
+    assert done.returncode == 2 and f"is of a run that differs in {what}; give the same as there" in done.stderr
 
 
 def test_a_run_of_other_words_is_refused(run_script, shapes, tiny_model, tmp_path):
@@ -147,4 +147,4 @@ def test_a_run_of_other_words_is_refused(run_script, shapes, tiny_model, tmp_pat
     captions = folder / "metadata.jsonl"
     captions.write_text(re.sub(r"disc(?!\.png)", "dog", captions.read_text()))
     done = run_script("train_unet.py", *common, "--steps", 2)
-    assert done.returncode == 2 and "is of a run with another vocabulary" in done.stderr
+    assert done.returncode == 2 and "is of a run that differs in vocabulary" in done.stderr

@@ -66,7 +66,7 @@ def test_latents_of_another_vae_are_refused(run_script, shapes, tars, tiny_model
     assert "has latents of another VAE or size; give those as --vae and --size" in done.stderr
     done = run_script("encode_shards.py", "--data", tars, "--vae", tiny_model, "--size", 64, "--out",
                       tmp_path / "latents")
-    assert done.returncode == 2 and "000000.tar was made of another vae or size or shard; remove it" in done.stderr
+    assert done.returncode == 2 and "000000.tar was not made of this vae, size, shard; remove it" in done.stderr
     done = run_script("train_vae.py", "--data", tmp_path / "latents", "--held-out-data", shapes, *VAE, "--out",
                       tmp_path / "again")
     assert done.returncode == 2 and "has latents; give shards of pictures" in done.stderr

@@ -110,10 +110,10 @@ def test_a_small_vocabulary_warns_of_words_it_never_saw(run_script, character, t
 
 
 @pytest.mark.parametrize(("flags", "what"), [
-    (["--word", "blob", "--prompt", "a blob"], "captions and word"), (["--init-word", "red disc"], "first word")])
+    (["--word", "blob", "--prompt", "a blob"], "captions and word"), (["--init-word", "red disc"], "init_word")])
 def test_a_folder_of_another_word_is_refused(train, tmp_path, flags, what):
     short = ["--steps", 1, "--samples", 0]
     assert train(tmp_path, *short).returncode == 0
     done = train(tmp_path, *short, *flags)
-    assert done.returncode == 2 and f"state.pt is of a run with another {what}; give those" in done.stderr
+    assert done.returncode == 2 and f"state.pt is of a run that differs in {what}; give the same" in done.stderr
     assert not (tmp_path / "blob.safetensors").exists()

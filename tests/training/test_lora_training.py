@@ -225,7 +225,7 @@ def test_a_folder_of_another_character_is_refused(train, shapes, tmp_path):
     assert train(out, *short).returncode == 0
     before = (out / "zorbl.safetensors").read_bytes()
     done = train(out, *short, "--data", shapes)
-    assert done.returncode == 2 and "is of a run with another pictures and captions" in done.stderr
+    assert done.returncode == 2 and "is of a run that differs in captions and pictures" in done.stderr
     assert (out / "zorbl.safetensors").read_bytes() == before
     done = train(shapes / "zorbl", *short, "--data", shapes)
     assert done.returncode == 2 and "where its samples would be learned" in done.stderr
