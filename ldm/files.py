@@ -22,7 +22,7 @@ def stamp(path: str | Path) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of a file, or of all in a folder: another where one was written anew."""
     path = Path(path)
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return tuple((str(file), s.st_size, s.st_mtime_ns) for file in files for s in [file.stat()])
+    return tuple((str(file), s.st_size, s.st_mtime_ns) for file in files if file.exists() for s in [file.stat()])
 
 
 def remove_partials(folder: Path) -> None:
@@ -52,7 +52,9 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
 
 def refused(path: Path, number: int | None) -> OSError:
     """The error for a file that the system does not take, by the number of the system's error."""
-    return OSError(f"{path} cannot be written ({os.strerror(number or 0)}); make room, or give another place")
+    error = OSError(f"{path} cannot be written ({os.strerror(number or 0)}); make room, or give another place")
+    error.errno = number
+    return error
 
 
 def refusal(error: Exception, partial: Path) -> int | None:

@@ -7,6 +7,8 @@ import math
 import os
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,23 @@ JPEG_EXIF = 65_533                                      # bytes that a segment o
 UNICODE = b"UNICODE\0"                                  # starts a UserComment of EXIF
 
 
+@contextmanager
+def readable(image: Image.Image) -> Iterator[Image.Image]:
+    """Raises ValueError for a damaged PNG, for which Pillow has a SyntaxError; for others it has OSErrors."""
+    try:
+        yield image
+    except SyntaxError as error:
+        image.close()
+        raise ValueError(f"the picture is damaged ({error}); copy it again") from error
+
+
 def on_white(image: Image.Image) -> Image.Image:
     """Pillow image of any mode -> RGB, upright as its EXIF data say; what is transparent shows white.
 
     Raises ValueError for 16-bit pictures, which Pillow would clip, and for damaged ones.
     """
-    try:
+    with readable(image):
         image.load()
-    except SyntaxError as error:                        # Pillow's for a PNG; others are OSErrors
-        image.close()
-        raise ValueError(f"the picture is damaged ({error}); copy it again") from error
     if image.mode.startswith("I") or image.mode == "F":
         raise ValueError(f"a picture of mode {image.mode} has more than 8 bits a channel; convert it to 8 bits first")
     image = ImageOps.exif_transpose(image)
@@ -83,7 +92,7 @@ def with_metadata(image: Image.Image, metadata: dict[str, Any]) -> Image.Image:
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """The JSON that `save_image` wrote into a picture.  Raises ValueError where there is none."""
-    with Image.open(path) as image:
+    with Image.open(path) as image, readable(image):
         described = str(image.getexif().get(ExifTags.Base.ImageDescription, ""))
         text = image.info.get(KEY) or described.removeprefix(KEY)
         if text == described:
@@ -93,7 +102,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 def read_parameters(path: str | Path) -> str:
     """The text that A1111, and `save_image`, write into a picture.  Raises ValueError where there is none."""
-    with Image.open(path) as image:
+    with Image.open(path) as image, readable(image):
         comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
         text = image.info.get(TEXT) or decode_comment(bytes(comment))
         if not text:

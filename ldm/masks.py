@@ -66,7 +66,8 @@ class Canvas:
         whole = self.image.copy()
         whole.paste(painted.resize((right - left, bottom - top), LANCZOS), (left, top))
         whole = Image.composite(meet(whole, self.image, self.alpha), self.image, self.alpha)
-        whole.info = {name: value for name, value in self.image.info.items() if name == "icc_profile" and is_rgb(value)}
+        profile = self.image.info.get("icc_profile")
+        whole.info = {"icc_profile": profile} if profile and is_rgb(profile) else {}
         return whole
 
     def describe(self) -> str:

@@ -37,6 +37,7 @@ KINDS: dict[str, Any] = {                               # of what is told beside
     "variation_seed": int, "variation_strength": int | float, "left": int, "top": int, "right": int, "bottom": int,
     "fill": str}
 OUTPAINTED = ("left", "top", "right", "bottom", "fill")
+NEEDED: dict[str, tuple[str, ...]] = {"outpaint": OUTPAINTED, "variation": ("variation_seed", "variation_strength")}
 SEVERAL = {"grid": "a sheet of many pictures; give one of its cells",
            "interpolate": "an animation, not one picture; those are made by scripts/interpolate.py"}
 
@@ -66,6 +67,7 @@ def senseless(told: Any) -> Iterator[str]:
         return
     yield from (f"{name} {told[name]!r}" for name, kind in KINDS.items()
                 if name in told and not isinstance(told[name], kind))
+    yield from (f"no {name}" for name in NEEDED.get(str(told.get("task")), ()) if name not in told)
     plugins = [one for name in ("loras", "embeddings") if isinstance(told.get(name), list) for one in told[name]]
     yield from (f"{one!r}" for one in plugins if not isinstance(one, dict) or not isinstance(one.get("name"), str)
                 or not isinstance(one.get("weight", 1), int | float))

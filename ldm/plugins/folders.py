@@ -52,10 +52,11 @@ def search(kind: Kind, name: str | Path, models_dir: str | Path | None = None) -
 
 
 def called(name: str | Path, root: Path) -> list[Path]:
-    """The entries below a folder that have a name; where it is the whole name of some, they alone."""
+    """The entries below a folder that have a name; where it is the whole name of one, with or without suffix, that."""
     wanted = str(name).casefold()
     same = [path for path in entries(root) if wanted in names(path, root)]
-    return [path for path in same if wanted in whole_names(path, root)] or same
+    whole = [path for path in same if wanted in whole_names(path, root)]
+    return [path for path in whole if path.relative_to(root).as_posix().casefold() == wanted] or whole or same
 
 
 def hint(name: str, root: Path) -> str:
@@ -131,7 +132,11 @@ def named_in(texts: Iterable[str], models_dir: str | Path | None = None) -> dict
 
     As in AUTOMATIC1111's web UI.  Raises ValueError where two files have such a name.
     """
-    written = "\n".join(texts)
-    words = dict.fromkeys(map(stem, entries(home("embeddings", models_dir))))
-    return {word: search("embeddings", word, models_dir) for word in words
-            if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", written, re.IGNORECASE)}
+    written, found = "\n".join(texts), {}
+    for path in entries(home("embeddings", models_dir)):
+        word = stem(path)
+        if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", written, re.IGNORECASE):
+            if other := next((found[known] for known in found if known.casefold() == word.casefold()), None):
+                raise ValueError(f"{word} may be {other} or {path}; rename one, for the prompt means both")
+            found[word] = path
+    return found

@@ -118,7 +118,8 @@ def scaling(file: Path, part: str) -> Scaling:
     alpha, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
     numbers = [*patterns.values(), alpha or 0] if isinstance(patterns, dict) else [None]
     if not (all(isinstance(n, int | float) for n in numbers) and all(map(harmless, patterns))):
-        raise CheckpointError(f"{file} says lora_alpha {alpha!r}, alpha_pattern {patterns!r}; correct its metadata")
+        raise CheckpointError(f"{file} says lora_alpha {alpha!r}, alpha_pattern {patterns!r}: not numbers, or patterns "
+                              "that repeat a group or more than 3 things; correct its metadata")
     return Scaling(alpha, patterns, bool(config.get("use_rslora")))
 
 
@@ -126,7 +127,7 @@ def harmless(pattern: str) -> bool:
     """Whether this is a regular expression that ends soon on any name: no repeated group, few repetitions."""
     try:
         re.compile(pattern)
-    except re.error:
+    except (re.error, RecursionError, OverflowError):
         return False
     return not SLOW.search(pattern)
 

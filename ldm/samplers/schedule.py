@@ -76,7 +76,7 @@ class Schedule:
         From sigma_max to sigma_min:  "karras" uniform in sigma^(1/7) (Karras et al. 2022, eq. 5);
                         "exponential" uniform in log sigma.
         "leading" and "compvis" end at the sigma of timestep 0, the others go on to 0, and for n = 1 are
-        [sigma_max, 0].  Warns where "leading" or "compvis" start far below full noise, as for n < 4 or n = 501.
+        [sigma_max, 0].  Warns where "leading" or "compvis" start far below full noise, as for n < 4 and 501.
         Raises ValueError for n outside 1..timesteps - 1 and for an unknown spacing.
         """
         last = self.timesteps - 1

@@ -1,11 +1,11 @@
 """Outpainting: what lies beyond the sides of a picture is painted."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 from PIL import Image
 
-from ldm.images import digest
+from ldm.images import digest, on_white
 from ldm.masks import Fill, extend
 from ldm.pipeline import Pipeline
 from ldm.plan import Plan
@@ -28,11 +28,7 @@ class Outpainter(Task):
              **settings) -> Plan:
         if image is None or mask is not None:
             raise ValueError("outpainting takes a picture and makes the mask itself; give image, and no mask")
-        return super().plan(prompt, *extend(image, *self.added), **settings)
-
-    def metadata(self, plan: Plan, i: int) -> dict[str, Any]:
-        """That of a pipeline, but it tells the picture as it was given."""
+        plan = super().plan(prompt, *extend(image, *self.added), **settings)
         assert plan.canvas
-        told, whole, (left, top, right, bottom, _) = super().metadata(plan, i), plan.canvas.image, self.added
-        given = whole.crop((left, top, whole.width - right, whole.height - bottom))
-        return {name: value for name, value in told.items() if name != "mask_sha256"} | {"image_sha256": digest(given)}
+        given = {"image_sha256": digest(on_white(image))}                   # which remakes the rest
+        return replace(plan, canvas=replace(plan.canvas, sources=given))

@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,18 @@ from pydantic import BaseModel
 from torch import OutOfMemoryError
 
 from ldm.images import TEXT, read_metadata
-from ldm.metadata import SAMPLERS, to_parameters
+from ldm.metadata import SAMPLERS, model_name, to_parameters
 from ldm.web.a1111 import Drawing, Mistake, UnknownName
 from ldm.web.jobs import Job, QueueFull
 from ldm.web.uploads import TooLarge
+
+log = logging.getLogger("ldm.web")
 
 RETRY_S = 10                                            # what a client shall wait where the queue is full
 STATUS: dict[type[Exception], int] = {
     UnknownName: 404, TooLarge: 413, MemoryError: 413, OutOfMemoryError: 413, QueueFull: 503,
     ValueError: 422, ArithmeticError: 422,              # a NonFiniteError is one
-    OSError: 507,                                       # of our own files: the disk is full
+    OSError: 507,                                       # of our own files, as where the disk is full
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": Mistake, "description": why} for code, why in {
@@ -64,7 +68,7 @@ def drawn(body: Drawing, files: Sequence[Path], notes: list[str], interrupted: b
         "all_subseeds": [one.get("variation_seed", body.subseed) for one in told],
         "subseed_strength": body.subseed_strength, "width": body.width, "height": body.height,
         "sampler_name": SAMPLERS.get(first.get("sampler", ""), ""), "cfg_scale": body.cfg_scale, "steps": body.steps,
-        "batch_size": body.batch_size, "sd_model_name": Path(first.get("model", "")).stem,
+        "batch_size": body.batch_size, "sd_model_name": model_name(first.get("model", "")),
         "sd_model_hash": first.get("model_hash", "")[:10], "denoising_strength": first.get("strength"),
         "clip_skip": first.get("clip_skip", 1), "index_of_first_image": 0, "styles": [], "extra_generation_params": {},
         "infotexts": [to_parameters(one, *size) for one, size in zip(told, sizes, strict=True)],
@@ -100,6 +104,9 @@ def refusal(request: Request, error: Exception) -> JSONResponse:
     """An exception that is a client's mistake, or a full queue, as a line of JSON."""
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     text = str(error) or type(error).__name__
+    if isinstance(error, OSError):                      # whose text says where files lie
+        log.error("%s", text)
+        text = f"the server cannot write or read a file ({os.strerror(error.errno or 0)}); its log says which"
     return JSONResponse({"detail": printable(text)}, status, {"Retry-After": str(RETRY_S)} if status == 503 else None)
 
 

@@ -106,13 +106,19 @@ def test_embeddings_are_named_by_the_words_of_prompts(home):
     assert found == {"bad-hands-5": home / "embeddings/bad-hands-5.pt", "<toy>": home / "embeddings/style/<toy>.bin"}
     assert named_in(["bad-hands-55", "bad-hands"], home) == {}
     (home / "embeddings" / "bad-hands-5.safetensors").touch()
-    with pytest.raises(ValueError, match="bad-hands-5 may be"):
+    with pytest.raises(ValueError, match="bad-hands-5 may be .*.pt or .*.safetensors; rename one"):
         named_in(["bad-hands-5"], home)
+    (home / "embeddings" / "style" / "cat.pt").touch()
+    (home / "embeddings" / "cat.pt").touch()
+    with pytest.raises(ValueError, match="cat may be"):
+        named_in(["a style/cat"], home)
 
 
 def test_the_whole_name_of_a_file_means_it_alone(home):
-    for name in ("loras/cat.safetensors", "loras/fox.pt"):
+    for name in ("loras/cat.safetensors", "loras/fox.pt", "loras/peft style.pt"):
         (home / name).touch()
+    assert find("loras", "peft style", home) == home / "loras/peft style"
+    assert find("loras", "peft style.pt", home) == home / "loras/peft style.pt"
     assert find("loras", "cat", home) == home / "loras/cat.safetensors"
     assert find("loras", "animals/cat", home) == home / "loras/animals/cat.pt"
     with pytest.raises(ValueError, match="fox may be"):

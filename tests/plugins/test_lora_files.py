@@ -62,6 +62,8 @@ def test_peft_settings_scale(name, where, load, everywhere, tmp_path):
 @pytest.mark.parametrize(("text", "message"), [
     ("{", "settings of .* are damaged"), ("[1]", "settings of .* are damaged"),
     ('{"alpha_pattern": {"(": 1}}', "says .* alpha_pattern"), ('{"alpha_pattern": {".*.*.*.*x": 1}}', "alpha_pattern"),
+    (json.dumps({"alpha_pattern": {"(" * 3000 + ")" * 3000: 1}}), "repeat a group or more than 3 things"),
+    ('{"alpha_pattern": {"a{99999999999}": 1}}', "alpha_pattern"),
     ('{"alpha_pattern": {"([a-z.]+)+!": 1}}', "alpha_pattern"), ('{"lora_alpha": "x"}', "says lora_alpha 'x'"),
     ('{"alpha_pattern": [1]}', r"alpha_pattern \[1\]")])
 def test_senseless_peft_settings_are_refused(text, message, load, everywhere, tmp_path):

@@ -67,6 +67,21 @@ def test_replay_makes_what_a_task_made_of_an_input(pipe, replay, tmp_path, photo
     assert replay(path, "--image", photo) == (0, [f"bit-exact: SHA-256 {read_metadata(path)['sha256']}"])
 
 
+def test_replay_scales_an_outpainted_picture_as_it_was(pipe, replay, tmp_path, photo):
+    with Image.open(photo) as image:
+        path = drawn(Outpainter(pipe, left=16), tmp_path / "cat.png", image=image, width=64, height=64)
+    assert replay(path, "--image", photo)[0] == 0
+
+
+def test_replay_of_a_damaged_png_is_one_line(pipe, run_script, tmp_path):
+    path = drawn(pipe, tmp_path / "cat.png")
+    whole = path.read_bytes()
+    at = whole.index(b"IDAT")
+    path.write_bytes(whole[: at - 4] + bytes([0, 0, 0, 9]) + whole[at:])        # a length that ends in the middle
+    done = run_script("replay.py", path)
+    assert done.returncode == 2 and "the picture is damaged" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_replay_makes_a_variation_and_what_was_enlarged_after_drawing(pipe, replay, run_script, tiny_model, tmp_path):
     assert replay(drawn(Varied(pipe, 9, 0.3), tmp_path / "cat.png"))[0] == 0
     done = run_script("upscale.py", "a cat", "--scale", 1.5, "--steps", 4, "--ckpt", tiny_model, "--dtype", "float32",
@@ -215,7 +230,8 @@ def test_replay_says_what_it_does_not_know_and_that_the_file_was_changed(pipe, r
     ({"prompt": 3}, "tells what makes no sense (prompt 3); give a picture as it was written"),
     ({"task": ["upscale"], "unet_tile": None}, "makes no sense (task ['upscale'], unet_tile None)"),
     ({"loras": [{"weight": 1}, "fox"]}, "makes no sense ({'weight': 1}, 'fox')"),
-    ({"embeddings": 5}, "makes no sense (embeddings 5)"),
+    ({"embeddings": 5}, "makes no sense (embeddings 5)"), ({"task": "variation"}, "makes no sense (no variation_seed"),
+    ({"task": "outpaint", "left": 8, "image_sha256": "a"}, "makes no sense (no top, no right, no bottom, no fill)"),
     ({"first": {"steps": 4}}, "makes no sense (no prompt)"),
     ({"strength": "x"}, "strength 'x' is not a number; give one"),
     ({"sampler": []}, "sampler [] is not a text; give one"),

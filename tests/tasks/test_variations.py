@@ -138,6 +138,12 @@ def test_path_goes_through_prompts_of_other_lengths(pipe):
         assert np.abs(np.asarray(frame, int) - np.asarray(pipe(prompt, **FAST)[0], int)).max() <= 1
 
 
+def test_path_refuses_a_negative_prompt_of_another_length_before_any_work(pipe):
+    prompts = ["a" + " BREAK a" * n for n in (4, 6)]
+    with pytest.raises(ValueError, match="prompts of 3, 35 chunks make 105 together"):
+        draw_path(pipe, prompts, 3, negative_prompt="b BREAK b BREAK b", **FAST)
+
+
 def test_path_takes_a_picture_to_redraw(pipe, photo):
     frames = list(draw_path(pipe, ["a cat", "a dog"], 2, image=photo(40, 24), strength=0.5, **FAST))
     assert [frame.size for frame in frames] == [(40, 24)] * 2

@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from ldm.files import stamp
 from ldm.images import read_metadata, save_image
 from ldm.web.history import pictures
 from ldm.web.jobs import Job
@@ -92,6 +93,9 @@ def test_a_lora_and_a_model_that_were_written_anew_are_loaded_anew(models_dir: P
     save_safetensors(path, {name: 2 * weight for name, weight in load_file(path).items()})
     after = drawn("a fox <lora:strong:1>")
     assert after != before and after == drawn("a fox <lora:strong:1>")
+    (home / "models" / "folder").mkdir()
+    (home / "models" / "folder" / "gone").symlink_to("nowhere")
+    assert stamp(home / "models" / "folder") == ()
     plain, pipe = drawn("a fox"), studio.pipe
     assert studio.use() is pipe
     other = load_file(home / "models" / "tiny.safetensors")
