@@ -3,10 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
-
-from ldm.weights.formats import SUFFIXES
 
 SAMPLERS = {"ddpm": "DDPM", "ddim": "DDIM", "euler": "Euler", "euler_a": "Euler a", "heun": "Heun", "plms": "PLMS",
             "lms": "LMS", "dpm2": "DPM2", "dpm2_a": "DPM2 a", "dpmpp_2m": "DPM++ 2M", "dpmpp_2s_a": "DPM++ 2S a",
@@ -22,6 +19,7 @@ OUR_SOURCES = {"CPU": "cpu", "NV": "nv", "GPU": "nv"}
 PROGRAM = "ldm "                                        # starts our Version
 # Key: value, or Key: "a, quoted one".  Both patterns take time in proportion to the text, whatever a stranger wrote.
 PAIR = re.compile(r'(?:^|(?<=,))\s*(\w[\w /-]*):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?=,|$)')
+SUFFIX = re.compile(r"\.(?:safetensors|ckpt|pth?|bin)$", re.IGNORECASE)        # of a file of weights
 NEGATIVE = re.compile(r"^[^\S\n]*Negative prompt:", re.M)
 
 
@@ -84,7 +82,7 @@ def from_parameters(text: str) -> Parameters:
 
 def model_name(file: str) -> str:
     """A model's file name without its suffix; "v1.5", a folder, has none."""
-    return Path(file).stem if Path(file).suffix.lower() in SUFFIXES else file
+    return SUFFIX.sub("", file)
 
 
 def quote(value: object) -> str:

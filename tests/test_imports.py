@@ -46,7 +46,7 @@ ALLOWED = {
                         "ldm.loading", "ldm.settings", "ldm.plan"},
     "metrics": {"torch", "numpy", "PIL", "safetensors", "open_clip", "ldm.files", "ldm.images"},
     "many": {"PIL", "ldm.files", "ldm.images", "ldm.pipeline", "ldm.settings", "ldm.weights"},
-    "tasks": PARTS | {"torch", "numpy", "PIL", "ldm.pipeline", "ldm.plan", "ldm.settings"},
+    "tasks": PARTS | {"torch", "numpy", "PIL", "ldm.masks", "ldm.pipeline", "ldm.plan", "ldm.settings"},
     "web": PARTS | {"torch", "numpy", "pandas", "PIL", "gradio", "fastapi", "fastapi_offline", "starlette", "uvicorn",
                     "pydantic", "prometheus_client", "psutil", "ldm.__version__", "ldm.pipeline", "ldm.plan",
                     "ldm.loading", "ldm.tasks", "ldm.plugins", "ldm.metadata", "ldm.settings", "ldm.preview",

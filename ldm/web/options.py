@@ -9,7 +9,7 @@ from ldm.settings import within
 from ldm.web.a1111 import UnknownName, find_source
 from ldm.web.studio import Studio
 
-HASH = re.compile(r" \[[0-9a-f]{6,}\]$")                # A1111 writes it after a model's name
+HASH = re.compile(r" \[[0-9a-f]+\]$")                # A1111 writes it after a model's name
 NO_VAE = ("automatic", "none", "")
 
 
