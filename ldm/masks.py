@@ -209,14 +209,19 @@ def extend(image: Image.Image, left: int = 0, top: int = 0, right: int = 0, bott
     """A picture with so many pixels added on each side, and the mask of what was added: for outpainting.
 
     `fill` is what a strength below 1 starts from: "edge" repeats the outermost pixels, "symmetric" mirrors the picture.
-    Raises ValueError for numbers below 0, where all are 0, and for an unknown fill.
+    Raises ValueError as `check_extension`.
     """
+    check_extension(left, top, right, bottom, fill)
+    pixels, sides = np.array(on_white(image)), ((top, bottom), (left, right))
+    mask = np.pad(np.zeros(pixels.shape[:2], np.uint8), sides, constant_values=255)
+    return Image.fromarray(np.pad(pixels, (*sides, (0, 0)), mode=fill)), Image.fromarray(mask)
+
+
+def check_extension(left: int, top: int, right: int, bottom: int, fill: Fill) -> None:
+    """Raises ValueError for numbers below 0, where all are 0, and for an unknown fill."""
     for name, pixels in {"left": left, "top": top, "right": right, "bottom": bottom}.items():
         within(name, pixels, 0, 100_000)
     if not left + top + right + bottom:
         raise ValueError("no side is to be extended; give left, top, right or bottom a number of pixels")
     if fill not in get_args(Fill):
         raise ValueError(f"fill {fill!r} is unknown; try one of {', '.join(get_args(Fill))}")
-    pixels, sides = np.array(on_white(image)), ((top, bottom), (left, right))
-    mask = np.pad(np.zeros(pixels.shape[:2], np.uint8), sides, constant_values=255)
-    return Image.fromarray(np.pad(pixels, (*sides, (0, 0)), mode=fill)), Image.fromarray(mask)

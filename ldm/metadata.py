@@ -52,10 +52,14 @@ def to_parameters(told: Mapping[str, Any], width: int, height: int) -> str:
         "Preset": told.get("preset") if told.get("preset") != "ldm" else None,          # our own word
         "Version": f"{PROGRAM}{told['version']}" if "version" in told else None,
     }
-    tags = "".join(f" <lora:{lora['name']}:{lora['weight']:g}>" for lora in told.get("loras", ()))
     negative = f"\nNegative prompt: {told['negative_prompt']}" if told.get("negative_prompt") else ""
     line = ", ".join(f"{key}: {quote(value)}" for key, value in pairs.items() if value is not None)
-    return f"{told.get('prompt', '')}{tags}{negative}\n{line}".strip()
+    return f"{with_tags(told)}{negative}\n{line}".strip()
+
+
+def with_tags(told: Mapping[str, Any]) -> str:
+    """The prompt of our JSON, with its LoRAs as A1111 writes them there: "a fox <lora:snow:0.8>"."""
+    return told.get("prompt", "") + "".join(f" <lora:{one['name']}:{one['weight']:g}>" for one in told.get("loras", ()))
 
 
 def from_parameters(text: str) -> Parameters:

@@ -10,7 +10,7 @@ import cli
 from PIL import Image
 
 from ldm.images import on_white
-from ldm.masks import Fill, extend
+from ldm.masks import Fill, check_extension
 from ldm.settings import Settings, from_arguments
 from ldm.tasks import Outpainter
 
@@ -24,9 +24,10 @@ def main() -> None:
     p.add_argument("--fill", choices=get_args(Fill), default="edge", help="what to start from where strength is below "
                    "1: the outermost pixels repeated, or the picture mirrored (default %(default)s)")
     args = p.parse_args()
+    added = args.left, args.top, args.right, args.bottom, args.fill
     Settings(**from_arguments(args))                    # what is wrong is said before the model is loaded
-    image, added = on_white(Image.open(args.image)), (args.left, args.top, args.right, args.bottom, args.fill)
-    extend(image, *added)                               # likewise
+    check_extension(*added)
+    image = on_white(Image.open(args.image))
     pipe = Outpainter(cli.load(args), *added)
     cli.draw(pipe, pipe.plan(args.prompt, image, **from_arguments(args)), args)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ldm.images import read_metadata, save_image
+from ldm.images import read_metadata, readable, save_image
 from ldm.pipeline import Pipeline
 from ldm.plan import Plan
 from ldm.samplers import Step
@@ -102,8 +102,8 @@ def draw_cell(pipe: Pipeline, plan: Plan, folder: Path, watch: Watch) -> Path | 
 def holds(path: Path, metadata: dict[str, Any]) -> bool:
     """Whether a file is a whole picture with these metadata, or more."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as image, readable(image):
             image.load()
         return metadata.items() <= read_metadata(path).items()
-    except (OSError, SyntaxError, ValueError):          # the second is Pillow's for a damaged PNG
+    except (OSError, ValueError):
         return False

@@ -13,8 +13,7 @@ from ldm.plan import Plan
 from ldm.samplers import Noise
 from ldm.settings import within
 from ldm.tasks.task import Task
-from ldm.text import Syntax, at_steps, common_length, same_length
-from ldm.text.tokenizer import LENGTH
+from ldm.text import Syntax, at_steps, same_length
 
 Blend = Callable[[Tensor, Tensor, float], Tensor]       # (a, b, fraction) -> a at 0, b at 1; torch.lerp is one
 BETWEEN = "(a place between prompts)"                   # the prompt of a picture on a path
@@ -118,9 +117,8 @@ def draw_path(pipe: Pipeline, prompts: Sequence[str], frames: int, blend: Blend 
     if changing:
         raise ValueError(f"prompt {changing[0]!r} changes on the way, which cannot be blended; write [ as \\[, or set "
                          "prompt_syntax to plain")
+    replace(plan, prompts=list(prompts)).check_lengths()
     contexts = same_length(*(pipe.encode_prompt([p], s.clip_skip, s.prompt_syntax) for p in prompts))
-    for negative in {*at_steps(s.negative_prompt, s.steps, s.prompt_syntax)}:
-        common_length([contexts[0].shape[1] // LENGTH, len(plan.chunks[negative])])
     positions = (i * (len(prompts) - 1) / (frames - 1) for i in range(frames))
     between = (Between(pipe, on_path(contexts, position, blend)) for position in positions)
     return (one(BETWEEN, **settings)[0] for one in between)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ldm.images import read_metadata, read_parameters
-from ldm.metadata import from_parameters
+from ldm.metadata import from_parameters, with_tags
 from ldm.settings import Settings
 from ldm.web.a1111 import BATCH_PIXELS, PROMPT_CHARS
 from ldm.web.orders import OPTIONS, Order
@@ -166,8 +166,7 @@ def from_metadata(told: Mapping[str, Any], models: Mapping[str, Path]) -> Filled
     notes: list[tuple[str, dict[str, str]]] = []
     task = TASKS.get(told.get("task", ""), "inpaint" if "mask_sha256" in told else
                      "img2img" if "image_sha256" in told else "txt2img")
-    tags = "".join(f" <lora:{lora['name']}:{lora['weight']:g}>" for lora in told.get("loras", ()))
-    values = {"task": task, "prompt": told.get("prompt", "") + tags, "prediction": told.get("prediction") or "",
+    values = {"task": task, "prompt": with_tags(told), "prediction": told.get("prediction") or "",
               **DEFAULTS, **{name: told[name] for name in SETTINGS if name in told}}
     values |= {name: told[name] for name in OPTIONS[task] if told.get(name) is not None}
     if task == "grid":
