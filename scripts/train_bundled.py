@@ -1,10 +1,10 @@
-"""Make the bundled model again: pictures, VAE, latents, UNet.
+"""Make the bundled model again: pictures, VAE, UNet with its text encoder, Chinese.
 
     python scripts/train_bundled.py --work DIR [--init ldm/bundled/model.safetensors] [--ranks 2]
 
 Every stage resumes where it was interrupted; what is there already is not made again.  --init goes on from a finished
-model; without it, one learns few objects first, alone and in 3D.  Needs npm (for the pictures).  The result is
-DIR/unet/model.safetensors, and DIR/bundled.safetensors in float16.
+model; without it, one learns few objects first, alone and in 3D.  After a round over all pictures come two in which
+what is known worst comes most.  Needs npm (for the pictures).  The result is DIR/bundled.safetensors, in float16.
 """
 
 import subprocess
@@ -22,7 +22,8 @@ VAE = ["--steps", 8000, "--lr", 0.001, "--every", 500, "--bf16"]
 SHAPE = ["--channels", 64, "--multipliers", 1, 2, 3, "--attn", 1, 1, 1]
 UNET = ["--every", 500, "--bf16", "--levels", 4]
 FEW = ["--steps", 4500, "--lr", 0.001]
-ALL = ["--steps", 36000, "--lr", 0.0005, "--ema", 0.999]
+ROUND = ["--steps", 6000, "--lr", 0.0005, "--ema", 0.999]
+AGAIN = 2                                               # rounds over pictures that are chosen by what is known
 
 
 def stage(script: str, *args: object, ranks: int = 1, unless: Path | None = None) -> None:
@@ -47,6 +48,15 @@ def train_unet(data: Path, vae: Path, out: Path, *args: object, ranks: int) -> P
     return out / "model.safetensors"
 
 
+def rehearse(model: Path, pictures: Path, vae: Path, work: Path, turn: int, source: Path, ranks: int) -> Path:
+    """Another round, over pictures chosen by what the model knows."""
+    chosen = work / f"pictures-{turn}"
+    stage("emoji_resample.py", "--ckpt", model, "--data", pictures, "--source", source, "--out", chosen,
+          unless=chosen / "metadata.jsonl")
+    return train_unet(chosen, vae, work / f"unet-{turn}", "--init", model, "--held-out-data", chosen / "held-out",
+                      *ROUND, ranks=ranks)
+
+
 def save_half(model: Path, out: Path) -> None:
     """Write a model in float16, with only the rows of its vocabulary that it was trained on."""
     pipe = Pipeline.load(model, device="cpu", dtype=torch.float16)
@@ -69,8 +79,12 @@ def main() -> None:
     if init is None:
         stage("emoji.py", "--source", source, "--out", few, "--few", unless=few / "metadata.jsonl")
         init = train_unet(few, vae, work / "first", *SHAPE, *FEW, ranks=ranks)
-    model = train_unet(pictures, vae, work / "unet", "--init", init, *ALL, ranks=ranks)
-    save_half(model, work / "bundled.safetensors")
+    model = train_unet(pictures, vae, work / "unet", "--init", init, *ROUND, ranks=ranks)
+    for turn in range(AGAIN):
+        model = rehearse(model, pictures, vae, work, turn, source, ranks)
+    stage("emoji_chinese.py", "--ckpt", model, "--source", source, "--out", work / "chinese.safetensors", "--bf16",
+          unless=work / "chinese.safetensors")
+    save_half(work / "chinese.safetensors", work / "bundled.safetensors")
 
 
 if __name__ == "__main__":

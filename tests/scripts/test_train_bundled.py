@@ -22,9 +22,8 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture
 def work(tiny_model: Path, tmp_path: Path) -> Path:
-    """A folder where the last training has left a model."""
-    (tmp_path / "unet").mkdir()
-    copy(tiny_model, tmp_path / "unet" / "model.safetensors")
+    """A folder where the last stage has left a model."""
+    copy(tiny_model, tmp_path / "chinese.safetensors")
     return tmp_path
 
 
@@ -38,21 +37,30 @@ def after(flag: str, command: list[str]) -> str:
 
 def test_train_bundled_begins_with_few_objects(run_script, commands, work):
     assert run_script("train_bundled.py", "--work", work).returncode == 0
-    assert stages(commands) == ["emoji.py", "train_vae.py", "emoji.py", "train_unet.py", "train_unet.py"]
-    _, vae, few, first, last = commands
-    assert "--few" in few and "--init" not in vae + first
-    assert after("--data", first) == after("--out", few) != after("--data", last)
-    assert after("--init", last) == str(Path(after("--out", first)) / "model.safetensors")
-    assert after("--vae", first) == after("--vae", last) == str(Path(after("--out", vae)) / "vae.safetensors")
+    first_objects, again = ["emoji.py", "train_unet.py"], ["emoji_resample.py", "train_unet.py"]
+    assert stages(commands) == ["emoji.py", "train_vae.py", *first_objects, "train_unet.py", *again, *again]
+    pictures, vae, few, *rest = commands
+    trainings = [command for command in rest if "train_unet.py" in stages([command])]
+    assert "--few" in few and "--init" not in vae + trainings[0]
+    assert after("--data", trainings[0]) == after("--out", few) != after("--data", trainings[1])
+    assert {after("--vae", command) for command in trainings} == {str(Path(after("--out", vae)) / "vae.safetensors")}
+    for former, latter in zip(trainings, trainings[1:], strict=False):
+        assert after("--init", latter) == str(Path(after("--out", former)) / "model.safetensors")
+    for former, resample, latter in zip(trainings[1:], rest[2::2], trainings[2:], strict=False):
+        assert after("--ckpt", resample) == str(Path(after("--out", former)) / "model.safetensors")
+        assert after("--data", resample) == after("--out", pictures)
+        assert after("--data", latter) == after("--out", resample)
+        assert after("--held-out-data", latter) == after("--out", resample) + "/held-out"
     assert {weight.dtype for weight in load_file(work / "bundled.safetensors").values()} == {torch.float16}
 
 
 def test_train_bundled_makes_nothing_twice_and_goes_on_from_a_model(run_script, commands, work, tiny_model):
-    for folder, file in (("pictures", "metadata.jsonl"), ("vae", "vae.safetensors")):
+    there = [(folder, "metadata.jsonl") for folder in ("pictures", "pictures-0", "pictures-1")]
+    for folder, file in (*there, ("vae", "vae.safetensors")):
         (work / folder).mkdir()
         (work / folder / file).touch()
     done = run_script("train_bundled.py", "--work", work, "--init", tiny_model, "--ranks", 2)
-    assert done.returncode == 0 and stages(commands) == ["train_unet.py"]
+    assert done.returncode == 0 and stages(commands) == ["train_unet.py"] * 3
     assert after("--init", commands[0]) == str(tiny_model) and after("--batch", commands[0]) == "32"
     assert commands[0][1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
@@ -69,7 +77,9 @@ class Parsed(Exception):
 
 @pytest.mark.parametrize("init", [[], ["--init", "model.safetensors"]])
 def test_train_bundled_gives_flags_that_the_scripts_know(run_script, commands, work, monkeypatch, init):
+    (work / "chinese.safetensors").unlink()
     run_script("train_bundled.py", "--work", work, *init)
+    assert stages(commands)[-1] == "emoji_chinese.py"
     parse_args = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(parser, *rest):
