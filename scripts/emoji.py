@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import cli
-from emoji_captions import captions
+from emoji_captions import captions, english
 from emoji_scenes import Scene, Thing, compose, training_scenes
 from emoji_sprites import Sprites, download
 from tqdm import tqdm
 
 from ldm.files import write_atomically
+from ldm.training.data import ImageFolder
 
 FEW = 3                                 # one object in so many, for a model that starts from nothing
 
@@ -35,6 +36,20 @@ def few(scenes: list[Scene], sprites: Sprites) -> list[Scene]:
     """Of these scenes, one 3D object in so many as it is: what a model learns first."""
     things = {(Thing(emoji),) for emoji in sprites.objects[::FEW]}
     return [s for s in scenes if s.things in things and (s.style, s.layout, s.degraded) == ("3d", "alone", False)]
+
+
+def pictures_and_scenes(folder: Path, source: Path, size: int) -> tuple[ImageFolder, list[Scene]]:
+    """What this script has written to a folder, and the scene of each picture.
+
+    Raises ValueError where they do not go together.
+    """
+    data = ImageFolder(folder, size)
+    download(source)
+    scenes = list(training_scenes(Sprites(source), json.loads((folder / "settings.json").read_text())["seed"]))
+    if [english(scene) for scene in scenes] != [texts[0] for texts in data.texts]:
+        raise ValueError(f"the {len(data)} pictures of {folder} are not those of the {len(scenes)} scenes of {source}; "
+                         "make them anew by emoji.py, without --few")
+    return data, scenes
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
     python scripts/train_bundled.py --work DIR [--init ldm/bundled/model.safetensors] [--ranks 2]
 
-Every stage resumes where it was interrupted; what is there already is not made again.  --init goes on from a finished
-model; without it, one learns few objects first, alone and in 3D.  After a round over all pictures come two in which
-what is known worst comes most.  Needs npm (for the pictures).  The result is DIR/bundled.safetensors, in float16.
+What is there already is not made again, and trainings resume where they were interrupted.  --init goes on from a
+finished model; without it, one learns few objects first, alone and in 3D.  After a round on all pictures come two in
+which what is known worst comes most.  Needs npm (for the pictures).  The result is DIR/bundled.safetensors, in float16.
 """
 
 import subprocess
@@ -23,7 +23,7 @@ SHAPE = ["--channels", 64, "--multipliers", 1, 2, 3, "--attn", 1, 1, 1]
 UNET = ["--every", 500, "--bf16", "--levels", 4]
 FEW = ["--steps", 4500, "--lr", 0.001]
 ROUND = ["--steps", 6000, "--lr", 0.0005, "--ema", 0.999]
-AGAIN = 2                                               # rounds over pictures that are chosen by what is known
+AGAIN = 2                                               # rounds on pictures that are chosen by what is known
 
 
 def stage(script: str, *args: object, ranks: int = 1, unless: Path | None = None) -> None:
@@ -46,15 +46,6 @@ def train_unet(data: Path, vae: Path, out: Path, *args: object, ranks: int) -> P
     stage("train_unet.py", "--data", data, "--vae", vae, "--out", out, *UNET, *args, "--batch", LATENTS // ranks,
           ranks=ranks)
     return out / "model.safetensors"
-
-
-def rehearse(model: Path, pictures: Path, vae: Path, work: Path, turn: int, source: Path, ranks: int) -> Path:
-    """Another round, over pictures chosen by what the model knows."""
-    chosen = work / f"pictures-{turn}"
-    stage("emoji_resample.py", "--ckpt", model, "--data", pictures, "--source", source, "--out", chosen,
-          unless=chosen / "metadata.jsonl")
-    return train_unet(chosen, vae, work / f"unet-{turn}", "--init", model, "--held-out-data", chosen / "held-out",
-                      *ROUND, ranks=ranks)
 
 
 def save_half(model: Path, out: Path) -> None:
@@ -80,11 +71,16 @@ def main() -> None:
         stage("emoji.py", "--source", source, "--out", few, "--few", unless=few / "metadata.jsonl")
         init = train_unet(few, vae, work / "first", *SHAPE, *FEW, ranks=ranks)
     model = train_unet(pictures, vae, work / "unet", "--init", init, *ROUND, ranks=ranks)
-    for turn in range(AGAIN):
-        model = rehearse(model, pictures, vae, work, turn, source, ranks)
-    stage("emoji_chinese.py", "--ckpt", model, "--source", source, "--out", work / "chinese.safetensors", "--bf16",
-          unless=work / "chinese.safetensors")
-    save_half(work / "chinese.safetensors", work / "bundled.safetensors")
+    made_by = "--data", pictures, "--source", source
+    for turn in range(1, 1 + AGAIN):
+        chosen = work / f"pictures-{turn}"
+        stage("emoji_resample.py", "--ckpt", model, *made_by, "--out", chosen, "--seed", turn,
+              unless=chosen / "metadata.jsonl")
+        model = train_unet(chosen, vae, work / f"unet-{turn}", "--init", model, "--held-out-data", chosen / "held-out",
+                           *ROUND, "--seed", turn, ranks=ranks)
+    chinese = work / "chinese.safetensors"
+    stage("emoji_chinese.py", "--ckpt", model, *made_by, "--out", chinese, "--bf16", unless=chinese)
+    save_half(chinese, work / "bundled.safetensors")
 
 
 if __name__ == "__main__":

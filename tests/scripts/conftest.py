@@ -58,6 +58,17 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def emoji_pictures(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of 64 pixels of all scenes of these packages, as emoji.py writes them."""
+    folder = tmp_path_factory.mktemp("emoji") / "pictures"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["emoji.py", "--source", str(source), "--out", str(folder), "--size", "64"])
+        with contextlib.redirect_stderr(io.StringIO()):
+            runpy.run_path(str(SCRIPTS / "emoji.py"), run_name="__main__")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def sprites(source: Path):
     """The sprites of these packages."""
     from emoji_sprites import Sprites

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from emoji_captions import chinese, english
-from emoji_chinese import Reader
+from emoji_captions import CHINESE_DEGRADED, DEGRADED, chinese, english
+from emoji_chinese import CrossAttentions
 from emoji_scenes import Scene, Thing, compose
 from emoji_sprites import Sprites
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from ldm import Pipeline
 from ldm.images import to_tensor
+from ldm.training.data import ImageFolder, vocabulary_of
 
 
 @pytest.fixture
@@ -20,37 +21,50 @@ def scenes(sprites: Sprites) -> list[Scene]:
     return [Scene((Thing(emoji),), background=name) for emoji in sprites.objects for name in ("white", "blue")]
 
 
-def contexts(pipe: Pipeline, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-    """Of captions in English and in Chinese."""
-    return pipe.encode_prompt([*map(english, scenes)]), pipe.encode_prompt([*map(chinese, scenes)])
+@pytest.fixture
+def knowing_english(pipe: Pipeline, emoji_pictures: Path, tmp_path: Path) -> Path:
+    """The tiny model with the words of first and second captions alone."""
+    texts = [texts[:2] for texts in ImageFolder(emoji_pictures, 64).texts]
+    pipe.save(tmp_path / "english.safetensors", vocabulary_of([*texts, [DEGRADED]], pipe.tokenizer))
+    return tmp_path / "english.safetensors"
 
 
-def test_chinese_comes_to_say_what_english_says_and_english_stays(run_script, tiny_model, source, sprites, scenes,
-                                                                  tmp_path: Path):
-    out = tmp_path / "taught.safetensors"
-    done = run_script("emoji_chinese.py", "--ckpt", tiny_model, "--source", source, "--out", out, "--steps", 120,
-                      "--batch", 16, "--lr", 0.003)
+def pictures(sprites: Sprites, scenes: list[Scene]) -> Tensor:
+    return torch.cat([to_tensor(compose(sprites, scene, 64)) for scene in scenes])
+
+
+def test_chinese_comes_to_say_what_english_says_and_english_stays(run_script, knowing_english, emoji_pictures, source,
+                                                                  sprites, scenes, tmp_path: Path):
+    out = tmp_path / "new" / "taught.safetensors"
+    done = run_script("emoji_chinese.py", "--ckpt", knowing_english, "--data", emoji_pictures, "--source", source,
+                      "--out", out, "--steps", 150, "--batch", 16, "--lr", 0.003)
     assert done.returncode == 0, done.stderr
-    before, after = (Pipeline.load(file, "cpu", "float32", kernels="plain") for file in (tiny_model, out))
-    reader = Reader(before)
-    reader.listen(before, torch.cat([to_tensor(compose(sprites, s, 64)) for s in scenes]), [*map(english, scenes)])
-    (old, foreign), (new, learned) = contexts(before, scenes), contexts(after, scenes)
-    queries = reader.queries()
+    before, after = (Pipeline.load(file, "cpu", "float32", kernels="plain") for file in (knowing_english, out))
+    known = [*map(english, scenes), "", DEGRADED]
+    new = [*map(chinese, scenes), CHINESE_DEGRADED]
+    torch.manual_seed(0)
+    attentions = CrossAttentions(before, pictures(sprites, scenes), known[: len(scenes)])
+    queries = attentions.queries()
     with torch.no_grad():
-        wanted = reader(old, queries)
-        away = [reader.distance(reader(context, queries), wanted).item() for context in (foreign, new, learned)]
-    assert away[1] < 0.1 and away[2] < 0.3 * away[0]
+        wanted, of_english = (attentions(model.encode_prompt(known), queries) for model in (before, after))
+        with pytest.warns(UserWarning, match="was trained without"):
+            unlearned = attentions(before.encode_prompt(new), queries)
+        learned = attentions(after.encode_prompt(new), queries)     # without a warning
+    taught = [torch.cat([answers[: len(scenes)], answers[-1:]]) for answers in wanted]
+    assert attentions.distance(of_english, wanted) < 0.1
+    assert attentions.distance([answers[-2:] for answers in of_english], [answers[-2:] for answers in wanted]) < 0.1
+    assert attentions.distance(learned, taught) < 0.3 * attentions.distance(unlearned, taught)
     for part in ("unet", "vae"):
         assert_close(getattr(after, part).state_dict(), getattr(before, part).state_dict(), rtol=0, atol=0)
 
 
 @torch.no_grad()
 def test_answers_to_unlike_prompts_are_a_distance_of_one_apart(pipe, sprites, scenes):
-    reader = Reader(pipe)
+    torch.manual_seed(0)
     prompts = [*map(english, scenes)]
-    reader.listen(pipe, torch.cat([to_tensor(compose(sprites, s, 64)) for s in scenes]), prompts)
-    queries, context = reader.queries(), pipe.encode_prompt(prompts)
-    told = reader(context, queries)
-    assert [answer.shape[:2] for answer in told] == [(len(scenes), 16)] * len(reader.layers)
-    assert reader.distance(told, told) == 0
-    assert reader.distance(told, [answer.roll(1, 0) for answer in told]).item() == pytest.approx(1, rel=0.3)
+    attentions = CrossAttentions(pipe, pictures(sprites, scenes), prompts)
+    queries, context = attentions.queries(), pipe.encode_prompt(prompts)
+    answers = attentions(context, queries)
+    assert [answer.shape[:2] for answer in answers] == [(len(scenes), 16)] * len(attentions.layers)
+    assert attentions.distance(answers, answers) == 0
+    assert attentions.distance(answers, [answer.roll(1, 0) for answer in answers]).item() == pytest.approx(1, rel=0.3)

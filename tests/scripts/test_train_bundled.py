@@ -55,7 +55,7 @@ def test_train_bundled_begins_with_few_objects(run_script, commands, work):
 
 
 def test_train_bundled_makes_nothing_twice_and_goes_on_from_a_model(run_script, commands, work, tiny_model):
-    there = [(folder, "metadata.jsonl") for folder in ("pictures", "pictures-0", "pictures-1")]
+    there = [(folder, "metadata.jsonl") for folder in ("pictures", "pictures-1", "pictures-2")]
     for folder, file in (*there, ("vae", "vae.safetensors")):
         (work / folder).mkdir()
         (work / folder / file).touch()
@@ -79,7 +79,9 @@ class Parsed(Exception):
 def test_train_bundled_gives_flags_that_the_scripts_know(run_script, commands, work, monkeypatch, init):
     (work / "chinese.safetensors").unlink()
     run_script("train_bundled.py", "--work", work, *init)
-    assert stages(commands)[-1] == "emoji_chinese.py"
+    assert stages(commands[-2:]) == ["train_unet.py", "emoji_chinese.py"]
+    assert after("--ckpt", commands[-1]) == str(Path(after("--out", commands[-2])) / "model.safetensors")
+    assert after("--out", commands[-1]) == str(work / "chinese.safetensors")
     parse_args = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(parser, *rest):
