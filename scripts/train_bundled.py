@@ -1,4 +1,4 @@
-"""Make the bundled model again: pictures, VAE, UNet with its text encoder, Chinese.
+"""Make the bundled model again: pictures, VAE, UNet with its text encoder.
 
     python scripts/train_bundled.py --work DIR [--init ldm/bundled/model.safetensors] [--ranks 2]
 
@@ -71,16 +71,13 @@ def main() -> None:
         stage("emoji.py", "--source", source, "--out", few, "--few", unless=few / "metadata.jsonl")
         init = train_unet(few, vae, work / "first", *SHAPE, *FEW, ranks=ranks)
     model = train_unet(pictures, vae, work / "unet", "--init", init, *ROUND, ranks=ranks)
-    made_by = "--data", pictures, "--source", source
     for turn in range(1, 1 + AGAIN):
         chosen = work / f"pictures-{turn}"
-        stage("emoji_resample.py", "--ckpt", model, *made_by, "--out", chosen, "--seed", turn,
-              unless=chosen / "metadata.jsonl")
+        stage("emoji_resample.py", "--ckpt", model, "--data", pictures, "--source", source, "--out", chosen,
+              "--seed", turn, unless=chosen / "metadata.jsonl")
         model = train_unet(chosen, vae, work / f"unet-{turn}", "--init", model, "--held-out-data", chosen / "held-out",
                            *ROUND, "--seed", turn, ranks=ranks)
-    chinese = work / "chinese.safetensors"
-    stage("emoji_chinese.py", "--ckpt", model, *made_by, "--out", chinese, "--bf16", unless=chinese)
-    save_half(chinese, work / "bundled.safetensors")
+    save_half(model, work / "bundled.safetensors")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_readme_command_lines_are_understood(command, monkeypatch):
 def test_readme_shows_every_program():
     """All scripts that are programs, but those that train_bundled.py alone runs."""
     programs = {p.name for p in (ROOT / "scripts").glob("*.py") if "__main__" in p.read_text()}
-    programs -= {"emoji.py", "emoji_resample.py", "emoji_chinese.py"}
+    programs -= {"emoji.py", "emoji_resample.py"}
     assert programs == {shlex.split(command)[1].removeprefix("scripts/") for command in COMMANDS}
 
 

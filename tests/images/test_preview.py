@@ -72,11 +72,11 @@ PROMPTS = [f"3d render of a {what}" for what in ("fox", "rocket on a blue backgr
 def test_previews_of_the_bundled_model_resemble_its_pictures():
     """Against the decoded picture, averaged over the pixels of each latent.
 
-    Measured: 18.8, 19.1 and 17.8 dB; each picture's mean color alone 12.2, 13.4 and 13.0.
+    Measured: 20.2, 21.7 and 19.1 dB; each picture's mean color alone 11.8, 13.8 and 13.6.
     """
     pipe = Pipeline.load(dtype="float32")
     *_, last = pipe.steps(PROMPTS, steps=8)
     pooled = to_images(F.avg_pool2d(pipe.decode_latents(last.z), pipe.vae.cfg.factor))
     for preview, true in zip(make_preview(pipe.vae)(last.z), pooled, strict=True):
         flat = true.resize((1, 1), Image.Resampling.BOX).resize(true.size)
-        assert psnr(preview, true) > max(17, psnr(flat, true) + 4)
+        assert psnr(preview, true) > max(18, psnr(flat, true) + 4)

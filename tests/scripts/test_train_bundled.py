@@ -22,8 +22,9 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture
 def work(tiny_model: Path, tmp_path: Path) -> Path:
-    """A folder where the last stage has left a model."""
-    copy(tiny_model, tmp_path / "chinese.safetensors")
+    """A folder where the last training has left a model."""
+    (tmp_path / "unet-2").mkdir()
+    copy(tiny_model, tmp_path / "unet-2" / "model.safetensors")
     return tmp_path
 
 
@@ -77,11 +78,7 @@ class Parsed(Exception):
 
 @pytest.mark.parametrize("init", [[], ["--init", "model.safetensors"]])
 def test_train_bundled_gives_flags_that_the_scripts_know(run_script, commands, work, monkeypatch, init):
-    (work / "chinese.safetensors").unlink()
     run_script("train_bundled.py", "--work", work, *init)
-    assert stages(commands[-2:]) == ["train_unet.py", "emoji_chinese.py"]
-    assert after("--ckpt", commands[-1]) == str(Path(after("--out", commands[-2])) / "model.safetensors")
-    assert after("--out", commands[-1]) == str(work / "chinese.safetensors")
     parse_args = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(parser, *rest):
