@@ -3,8 +3,9 @@
     python scripts/train_bundled.py --work DIR [--init ldm/bundled/model.safetensors] [--ranks 2]
 
 What is there already is not made again, and trainings resume where they were interrupted.  --init goes on from a
-finished model; without it, one learns few objects first, alone and in 3D.  After a round on all pictures come two in
-which what is known worst comes most.  Needs npm (for the pictures).  The result is DIR/bundled.safetensors, in float16.
+finished model; without it, a new one first learns every third object, alone and in 3D.  After a round on all pictures
+come two in which what is known worst comes most.  Needs npm (for the pictures).  The result is DIR/bundled.safetensors,
+in float16.
 """
 
 import subprocess
