@@ -22,22 +22,29 @@ def jump(image: Image.Image) -> float:
     return float(np.mean([np.abs(pixels[:, x] - pixels[:, x - 1]).mean() for x in SIDES]))
 
 
-def test_outpainting_has_hardly_more_of_a_seam_than_the_vae_itself(bundled):
-    """The middle of pictures, outpainted; or put back into the whole picture after its way through the VAE.
+THINGS = {"rocket": "blue", "tiger": "yellow", "pizza": "blue", "red heart": "yellow", "mushroom": "green",
+          "banana": "purple", "star": "teal", "lollipop": "gray", "fox": "blue", "penguin": "pink",
+          "hamburger": "white", "key": "orange", "cat": "brown", "balloon": "yellow", "tulip": "black", "bell": "red"}
 
-    Measured: 3.9, against 3.8 of the VAE.  So with what the model draws surely: the sides of a tiger come out as those
-    of another, with 10 against 7.
+
+def test_outpainting_has_hardly_more_of_a_seam_than_the_vae_itself(bundled):
+    """The middle of pictures, outpainted; or put back into the whole picture after its way through the VAE, or into
+    the same prompt's picture of another seed.
+
+    Measured: 6.0, against 5.3 and 12.3.
     """
-    prompts = ["3d render of a rocket on a blue background", "3d render of a pizza on a blue background",
-               "3d render of a red heart on a yellow background"]
+    prompts = [f"3d render of a {thing} on a {colour} background" for thing, colour in THINGS.items()]
+    wholes, others = (bundled(prompts, steps=6, seed=seed) for seed in (7, 77))
     seams = []
-    for prompt, whole in zip(prompts, bundled(prompts, steps=12, seed=7), strict=True):
+    for prompt, whole, other in zip(prompts, wholes, others, strict=True):
         middle = whole.crop((SIDES[0], 0, SIDES[1], 128))
         [decoded] = to_images(bundled.decode_latents(bundled.encode_image(whole)))
-        decoded.paste(middle, (SIDES[0], 0))
+        for picture in (decoded, other):
+            picture.paste(middle, (SIDES[0], 0))
         wide, mask = extend(middle, left=32, right=32)
-        [outpainted] = bundled(prompt, image=wide, mask=mask, steps=12, seed=3)
+        [outpainted] = bundled(prompt, image=wide, mask=mask, steps=6, seed=3)
         assert outpainted.crop((SIDES[0], 0, SIDES[1], 128)).tobytes() == middle.tobytes()
-        seams.append((jump(decoded), jump(outpainted)))
-    of_the_vae, of_outpainting = np.mean(seams, axis=0)
+        seams.append((jump(decoded), jump(outpainted), jump(other)))
+    of_the_vae, of_outpainting, of_another = np.mean(seams, axis=0)
     assert of_outpainting <= 1.2 * of_the_vae
+    assert of_outpainting <= 0.7 * of_another
