@@ -8,12 +8,13 @@ Fetches the npm packages (needs `npm`) and writes a folder that the training scr
 
 import json
 import random
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 import cli
 from emoji_captions import captions, english
-from emoji_scenes import Scene, Thing, compose, training_scenes
+from emoji_scenes import Scene, compose, is_plain, training_scenes
 from emoji_sprites import Sprites, download
 from tqdm import tqdm
 
@@ -34,8 +35,14 @@ def begin(folder: Path, settings: dict) -> None:
 
 def few(scenes: list[Scene], sprites: Sprites) -> list[Scene]:
     """Of these scenes, one 3D object in so many as it is: what a model learns first."""
-    things = {(Thing(emoji),) for emoji in sprites.objects[::FEW]}
-    return [s for s in scenes if s.things in things and (s.style, s.layout, s.degraded) == ("3d", "alone", False)]
+    objects = {*sprites.objects[::FEW]}
+    return [scene for scene in scenes if is_plain(scene) and scene.style == "3d" and scene.things[0].emoji in objects]
+
+
+def write_captions(folder: Path, entries: Iterable[tuple[str, list[str]]]) -> None:
+    """Write a folder's metadata.jsonl: names of pictures, and their captions."""
+    lines = [json.dumps({"file_name": name, "text": text}, ensure_ascii=False) + "\n" for name, text in entries]
+    write_atomically(folder / "metadata.jsonl", lambda path: path.write_text("".join(lines), encoding="utf-8"))
 
 
 def pictures_and_scenes(folder: Path, source: Path, size: int) -> tuple[ImageFolder, list[Scene]]:
@@ -62,16 +69,15 @@ def main() -> None:
     args = p.parse_args()
     download(args.source)
     begin(args.out, {"few": args.few, "size": args.size, "seed": args.seed})
-    sprites, lines = Sprites(args.source), []
+    sprites, entries = Sprites(args.source), []
     scenes = list(training_scenes(sprites, args.seed))
     for i, scene in enumerate(tqdm(few(scenes, sprites) if args.few else scenes, unit="picture", mininterval=2)):
         draw, file = random.Random(f"{args.seed} {i}"), args.out / f"{i:06d}.png"
-        lines.append(json.dumps({"file_name": file.name, "text": captions(scene, draw)}, ensure_ascii=False))
+        entries.append((file.name, captions(scene, draw)))
         if not file.exists():
             picture = compose(sprites, scene, args.size, draw)
             write_atomically(file, partial(picture.save, compress_level=1))
-    write_atomically(args.out / "metadata.jsonl",       # last, so that its presence says: complete
-                     lambda path: path.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    write_captions(args.out, entries)                   # last, so that its presence says: complete
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Writes DIR2/metadata.jsonl alone, which names the pictures where they are, some 
 DIR2/held-out those that training on DIR/pictures holds out, which are not chosen.
 """
 
-import json
 import os
 import random
 from pathlib import Path
@@ -15,13 +14,12 @@ from typing import NamedTuple
 
 import cli
 import torch
-from emoji import pictures_and_scenes
-from emoji_scenes import Scene
+from emoji import pictures_and_scenes, write_captions
+from emoji_scenes import Scene, is_plain
 from torch import Tensor
 from tqdm import tqdm
 
 from ldm import Pipeline
-from ldm.files import write_atomically
 from ldm.training.data import ImageFolder, split
 from ldm.training.draws import generator
 
@@ -40,12 +38,6 @@ class Known(NamedTuple):
 
     label: str
     style: str
-
-
-def is_plain(scene: Scene) -> bool:
-    """Whether it is one object as it is, large."""
-    thing = scene.things[0]
-    return scene.layout == "alone" and not (thing.colour or thing.emoji.tones or scene.degraded)
 
 
 def subject(scene: Scene) -> Known:
@@ -102,14 +94,13 @@ def choose(scenes: list[Scene], numbers: list[int], known: dict[Known, float], d
 
 def write(folder: Path, data: ImageFolder, numbers: list[int]) -> None:
     """A folder's metadata.jsonl of pictures that lie elsewhere, by number."""
-    lines = []
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
     for number in numbers:
         first, second, *others = data.texts[number]
-        entry = {"file_name": os.path.relpath(data.files[number].resolve(), folder.resolve()),
-                 "text": [first] * FIRST + [second] * SECOND + others}
-        lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "metadata.jsonl", lambda path: path.write_text("".join(lines), encoding="utf-8"))
+        entries.append((os.path.relpath(data.files[number].resolve(), folder.resolve()),
+                        [first] * FIRST + [second] * SECOND + others))
+    write_captions(folder, entries)
 
 
 def main() -> None:

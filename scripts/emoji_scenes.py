@@ -98,6 +98,12 @@ def degrade(picture: Image.Image, draw: random.Random) -> Image.Image:
     return Image.open(file).convert("RGB")
 
 
+def is_plain(scene: Scene) -> bool:
+    """Whether it is one object as it is, large; a person is none."""
+    thing = scene.things[0]
+    return scene.layout == "alone" and not (thing.colour or thing.emoji.tones or scene.degraded)
+
+
 def lot(*words: str) -> int:
     """A number that depends on the words alone."""
     return int.from_bytes(hashlib.sha256("|".join(words).encode()).digest()[:8], "big")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +23,19 @@ def run_script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.Comp
     """run_script("txt2img.py", "a fox", "--steps", 4) -> its exit code, stdout and stderr."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
 
-    def run(script: str, *args: object) -> subprocess.CompletedProcess[str]:
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        monkeypatch.setattr(sys, "argv", [script, *map(str, args)])
-        try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                runpy.run_path(str(SCRIPTS / script), run_name="__main__")
-        except SystemExit as error:
-            code = error.code or 0
-        return subprocess.CompletedProcess(args, int(code), out.getvalue(), err.getvalue())
+    return partial(run, monkeypatch)
 
-    return run
+
+def run(patch: pytest.MonkeyPatch, script: str, *args: object) -> subprocess.CompletedProcess[str]:
+    """A script as a program, in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    patch.setattr(sys, "argv", [script, *map(str, args)])
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    except SystemExit as error:
+        code = error.code or 0
+    return subprocess.CompletedProcess(args, int(code), out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +65,8 @@ def emoji_pictures(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """Pictures of 64 pixels of all scenes of these packages, as emoji.py writes them."""
     folder = tmp_path_factory.mktemp("emoji") / "pictures"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["emoji.py", "--source", str(source), "--out", str(folder), "--size", "64"])
-        with contextlib.redirect_stderr(io.StringIO()):
-            runpy.run_path(str(SCRIPTS / "emoji.py"), run_name="__main__")
+        done = run(patch, "emoji.py", "--source", source, "--out", folder, "--size", 64)
+    assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -102,9 +102,10 @@ class Telepath(nn.Module):
         return schedule.target(self.z, noise, t, self.pipe.prediction) * context[:, :1, :1, None]
 
 
-def test_losses_are_of_each_context_with_the_same_noise(pipe):
+def test_losses_are_of_each_context_with_the_same_noise(pipe, monkeypatch):
     z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    pipe.unet = network = Telepath(pipe, z)                 # type: ignore[assignment]
+    network = Telepath(pipe, z)
+    monkeypatch.setattr(pipe, "unet", network)
     right, wrong = losses(pipe, z, [torch.ones(2, 77, 64), torch.zeros(2, 77, 64)])
     assert right.max() < 1e-5 and wrong == pytest.approx([1.0, 1.0], abs=0.2)
     assert len(network.seen) == 8
