@@ -15,7 +15,7 @@ from ldm.attention import Kernels
 from ldm.prepare import prepare, release_memory
 from ldm.samplers import Schedule
 from ldm.samplers.schedule import check_prediction
-from ldm.text import CLIPText
+from ldm.text import CLIPText, Glossary
 from ldm.text import names as text_names
 from ldm.unet import UNet
 from ldm.unet import names as unet_names
@@ -109,6 +109,15 @@ def told(source: Checkpoint, **rules: Any) -> Told:
     return Told(**{**rules, **RULES.get(source.family, {}), **known})
 
 
+def read_glossary(source: Checkpoint) -> Glossary | None:
+    """That of a file's metadata, if it has one.  Raises CheckpointError where it makes no sense."""
+    try:
+        return Glossary(source.metadata["glossary"]) if "glossary" in source.metadata else None
+    except ValueError as error:
+        raise CheckpointError(f"{source.path} has a glossary that makes no sense ({error}); correct its metadata"
+                              ) from error
+
+
 class Unfilled(TorchFunctionMode):
     """Modules built inside get no first values, which on the meta device would be lost.
 
@@ -192,7 +201,7 @@ def load_parts(path: Path, device: str, dtype: torch.dtype, ema: bool, kernels: 
     if prediction is None:
         raise CheckpointError(f"{path} is {source.kind.what} and does not say what it predicts; give prediction 'eps' "
                               "(2-base and 2.1-base, of 512 pixels) or 'v' (2 and 2.1, of 768)")
-    drafts = draft_parts(source, say)
+    drafts, glossary = draft_parts(source, say), read_glossary(source)
     if vae is not None:
         drafts["vae"] = draft_other_vae(vae, drafts["vae"].module)
     for draft in drafts.values():
@@ -204,7 +213,7 @@ def load_parts(path: Path, device: str, dtype: torch.dtype, ema: bool, kernels: 
     size = say.size or (768 if source.family == "sd2" and prediction == "v" else 512)
     schedule = Schedule(say.beta_start, say.beta_end, say.timesteps, say.zero_terminal_snr)
     return {**{name: draft.module for name, draft in drafts.items()}, "prediction": prediction, "size": size,
-            "guidance": say.guidance, "vocabulary": source.vocabulary, "schedule": schedule}
+            "guidance": say.guidance, "vocabulary": source.vocabulary, "schedule": schedule, "glossary": glossary}
 
 
 def load_vae(path: str | Path, dtype: torch.dtype = torch.float32) -> VAE:

@@ -26,7 +26,7 @@ from ldm.plan import Plan
 from ldm.plugins import Plugins
 from ldm.samplers import PRESETS, SAMPLERS, Concat, Denoiser, Inpaint, Prediction, Schedule, Step, find_course
 from ldm.settings import Settings, within
-from ldm.text import CLIPText, Syntax, Tokenizer, encode, parse
+from ldm.text import CLIPText, Glossary, Syntax, Tokenizer, encode, parse
 from ldm.text.tokenizer import EOS
 from ldm.unet import UNet
 from ldm.vae import VAE
@@ -56,10 +56,10 @@ class Pipeline(Plugins):
 
     def __init__(self, vae: VAE, unet: UNet, text: CLIPText, prediction: Prediction = "eps", size: int = 512,
                  guidance: float = 7.5, vocabulary: Tensor | None = None, schedule: Schedule = Schedule(),
-                 origin: Origin = Origin()):
+                 origin: Origin = Origin(), glossary: Glossary | None = None):
         super().__init__()
         self.vae, self.unet, self.text = vae, unet, text
-        self.tokenizer, self.schedule = Tokenizer(text.cfg.pad), schedule
+        self.tokenizer, self.schedule = Tokenizer(text.cfg.pad, glossary), schedule
         self.prediction: Prediction = prediction
         self.size, self.guidance = size, guidance       # native side in pixels; default guidance
         self.vocabulary = vocabulary                    # token ids that the model was trained on; None: all
@@ -86,9 +86,14 @@ class Pipeline(Plugins):
 
     def save(self, path: str | Path, vocabulary: Tensor | None = None) -> None:
         """Write one .safetensors file in the official layout; with `vocabulary`, only those tokens' embeddings."""
-        metadata = {"prediction": self.prediction, "size": self.size, "guidance": self.guidance,
-                    **asdict(self.schedule)}
-        save_parts(path, self.vae, self.unet, self.text, metadata, vocabulary)
+        save_parts(path, self.vae, self.unet, self.text, self.file_metadata, vocabulary)
+
+    @property
+    def file_metadata(self) -> dict[str, Any]:
+        """What its file says of it, beside the shape of its networks."""
+        glossary = self.tokenizer.glossary
+        return {"prediction": self.prediction, "size": self.size, "guidance": self.guidance, **asdict(self.schedule),
+                **({"glossary": glossary.phrases} if glossary else {})}
 
     @property
     def device(self) -> torch.device:

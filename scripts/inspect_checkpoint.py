@@ -56,6 +56,11 @@ def named(entries: dict[str, Entry]) -> str:
     return f"{len(entries)}: {listing(entries)}" if entries else "none"
 
 
+def short(value: object) -> object:
+    """A value as it is, but of a glossary its length alone."""
+    return f"of {len(value):,} phrases" if isinstance(value, dict) else value
+
+
 def describe(source: Checkpoint) -> list[tuple[str, str]]:
     """The report, as (what, value) lines."""
     supported = source.family in (*MODELS, "vae", "tiny")
@@ -76,7 +81,7 @@ def describe(source: Checkpoint) -> list[tuple[str, str]]:
     if supported:
         lines.append(("unknown", named(source.unknown)))
     if source.metadata:
-        lines.append(("metadata", ", ".join(f"{key} {value}" for key, value in sorted(source.metadata.items()))))
+        lines.append(("metadata", ", ".join(f"{key} {short(value)}" for key, value in sorted(source.metadata.items()))))
     gib = parameters(weights) / 2**30
     lines.append(("memory", f"{2 * gib:.3g} GiB in bfloat16, {4 * gib:.3g} GiB in float32"))
     return [*lines, ("runs here", verdict(source))]

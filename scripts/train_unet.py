@@ -10,7 +10,6 @@ samples.png (held-out captions drawn by the EMA weights), latents.safetensors (c
 
 import argparse
 import math
-from dataclasses import asdict
 from typing import NamedTuple
 
 import cli
@@ -154,8 +153,8 @@ def save(weights: dict[str, Tensor], pipe: Pipeline, words: Words, args: argpars
     """Write the averaged weights and the VAE as one model."""
     unet, text = ({name.removeprefix(part): weight for name, weight in weights.items() if name.startswith(part)}
                   for part in ("unet.", "text."))
-    metadata = {"size": args.size, "prediction": pipe.prediction, "guidance": pipe.guidance, **asdict(pipe.schedule)}
-    save_parts(args.out / "model.safetensors", pipe.vae, pipe.unet, pipe.text, metadata,
+    told = {**pipe.file_metadata, "size": args.size}
+    save_parts(args.out / "model.safetensors", pipe.vae, pipe.unet, pipe.text, told,
                words.vocabulary if words.some else None, {"unet": unet, "text": words.dense(text)})
 
 

@@ -66,7 +66,8 @@ def without_embedding(tokenizer: Tokenizer, word: str | None = None) -> Tokenize
     rest = words_of(tokenizer)
     if word is not None and rest.pop(word, None) is None:
         raise ValueError(f"the word {word!r} stands for no textual inversion; those are {', '.join(rest) or 'none'}")
-    return InversionTokenizer(tokenizer, rest) if word is not None and rest else Tokenizer(tokenizer.pad)
+    plain = Tokenizer(tokenizer.pad, tokenizer.glossary)
+    return InversionTokenizer(plain, rest) if word is not None and rest else plain
 
 
 def words_in(tokenizer: Tokenizer, ids: Iterable[int]) -> dict[str, Tensor]:

@@ -5,8 +5,9 @@
 
 from ldm.text.chunks import Chunks, chunk, common_length, encode, same_length, told_of_cuts
 from ldm.text.clip import CLIPText, CLIPTextConfig
+from ldm.text.glossary import Glossary
 from ldm.text.grammar import Syntax, at_steps, parse, schedule
 from ldm.text.tokenizer import Tokenizer
 
-__all__ = ["CLIPText", "CLIPTextConfig", "Chunks", "Syntax", "Tokenizer", "at_steps", "chunk", "common_length",
-           "encode", "parse", "same_length", "schedule", "told_of_cuts"]
+__all__ = ["CLIPText", "CLIPTextConfig", "Chunks", "Glossary", "Syntax", "Tokenizer", "at_steps", "chunk",
+           "common_length", "encode", "parse", "same_length", "schedule", "told_of_cuts"]

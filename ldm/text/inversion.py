@@ -20,7 +20,7 @@ class InversionTokenizer(Tokenizer):
     """
 
     def __init__(self, tokenizer: Tokenizer, embeddings: Mapping[str, Tensor]):
-        super().__init__(tokenizer.pad)
+        super().__init__(tokenizer.pad, tokenizer.glossary)
         self.embeddings = dict(sorted(embeddings.items(), key=lambda item: len(item[0]), reverse=True))
         counts = [len(vectors) for vectors in self.embeddings.values()]
         self.ids = [range(*pair) for pair in pairwise(accumulate(counts, initial=EOS + 1))]

@@ -13,6 +13,8 @@ import regex
 import torch
 from torch import Tensor
 
+from ldm.text.glossary import Glossary
+
 FILE = "bpe_simple_vocab_16e6.txt.gz"                   # a heading, then one merge a line, the most frequent first
 MERGES = 48894                                          # as many of them as CLIP uses
 BOS, EOS = 49406, 49407
@@ -27,12 +29,13 @@ CHUNK = regex.compile(f"{SPECIAL_TEXT.pattern}|{WORD.pattern}")
 class Tokenizer:
     """Text <-> token ids, equal to transformers' CLIPTokenizer.  Radford et al. 2021, sec. 2.4; Sennrich et al. 2016.
 
-    `pad` fills up to 77 tokens: 49407, the end token, in Stable Diffusion 1.x; 0 in OpenCLIP.
+    `pad` fills up to 77 tokens: 49407, the end token, in Stable Diffusion 1.x; 0 in OpenCLIP.  With a `glossary`, texts
+    are translated before.
     The vocabulary is read at first use, from the package open_clip_torch; FileNotFoundError where that is missing.
     """
 
-    def __init__(self, pad: int = EOS):
-        self.pad = pad
+    def __init__(self, pad: int = EOS, glossary: Glossary | None = None):
+        self.pad, self.glossary = pad, glossary
 
     def __call__(self, texts: str | list[str]) -> Tensor:
         """Prompts -> ids [B 77], int64: BOS, the text, EOS, padding.  One string is a batch of one.
@@ -74,6 +77,7 @@ class Tokenizer:
 
         A word is a run of letters, one digit, or a run of other signs; an ending such as 's is a word of its own.
         """
+        text = self.glossary(text) if self.glossary else text
         return [(word, [SPECIAL[word]] if word in SPECIAL else [*self._encode_word(word)]) for word in split(text)]
 
     def cut(self, text: str) -> str:

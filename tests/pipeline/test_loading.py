@@ -43,6 +43,23 @@ def test_metadata_that_makes_no_sense_is_refused(tiny_model, tmp_path, name, val
         Pipeline.load(path)
 
 
+@pytest.mark.parametrize("phrases", [None, [], "fox", {"狐狸": 3}, {"在{}": ["{}"]}, {"": "fox"}])
+def test_a_glossary_that_makes_no_sense_is_refused(tiny_model, tmp_path, phrases):
+    path = changed(tiny_model, tmp_path / "m.safetensors", glossary=phrases)
+    with pytest.raises(CheckpointError, match=r"m\.safetensors has a glossary that makes no sense"):
+        Pipeline.load(path)
+
+
+def test_a_glossary_is_loaded_and_saved_with_the_model(tiny_model, tmp_path):
+    pipe = Pipeline.load(changed(tiny_model, tmp_path / "m.safetensors", glossary={"狐狸": "fox", "在{}上": "on {}"}))
+    pipe.save(tmp_path / "again.safetensors")
+    again = Pipeline.load(tmp_path / "again.safetensors")
+    for one in (pipe, again):
+        chinese, english = one.encode_prompt(["狐狸在狐狸上"]), one.encode_prompt(["fox on fox"])
+        assert torch.equal(chinese, english) and not torch.equal(chinese, one.encode_prompt(["fox"]))
+    assert Pipeline.load(tiny_model).tokenizer.glossary is None
+
+
 @pytest.mark.parametrize(("tensors", "metadata"), [
     ({TEXT: torch.zeros(64)}, {}), ({TEXT: torch.zeros(49408, 65)}, {}), ({CONV_IN: torch.zeros(32)}, {}),
     ({CONV_IN: torch.zeros(0, 4, 3, 3)}, {}), ({TO_K: torch.zeros(64)}, {}), ({}, {"heads": 3}), ({}, {"groups": 5}),

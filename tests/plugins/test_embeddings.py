@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ldm import CheckpointError
 from ldm.plugins import read_embedding, with_embedding, without_embedding
-from ldm.text import CLIPText, CLIPTextConfig, Tokenizer, chunk, encode
+from ldm.text import CLIPText, CLIPTextConfig, Glossary, Tokenizer, chunk, encode
 from ldm.text.inversion import InversionTokenizer
 
 WIDTH = 64
@@ -184,6 +184,16 @@ def test_without_embedding_forgets_words(tokenizer, text, knowing):
         assert type(none) is Tokenizer and torch.equal(encode(text, none, ["a <my> hat"]), plain)
     with pytest.raises(ValueError, match="the word 'cat' stands for no textual inversion; those are <my>, hat"):
         without_embedding(known, "cat")
+
+
+def test_words_come_and_go_beside_a_glossary(vectors, tmp_path):
+    torch.save({"<toy>": vectors}, tmp_path / "a.bin")
+    glossary = Glossary({"狐狸": "fox"})
+    one, _ = with_embedding(Tokenizer(glossary=glossary), WIDTH, tmp_path / "a.bin")
+    two, _ = with_embedding(one, WIDTH, tmp_path / "a.bin", "hat")
+    assert two.encode("狐狸") == Tokenizer().encode("fox")
+    for known in (one, two, without_embedding(two, "hat"), without_embedding(two)):
+        assert known.glossary is glossary
 
 
 def test_words_that_cannot_be_are_refused(tokenizer, vectors, tmp_path):

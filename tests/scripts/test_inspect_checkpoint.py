@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import runpy
 import subprocess
 import sys
@@ -69,6 +70,12 @@ def test_inspect_tells_what_a_model_is(tiny):
     assert (told["EMA"], told["ignored"], told["unknown"]) == ("no twins", "none", "none")
     for part, prefix in {"UNet": "model.", "VAE": "first_stage_model.", "text encoder": "cond_stage_model."}.items():
         assert told[part].startswith(f"{sum(name.startswith(prefix) for name in tensors)} tensors, ")
+
+
+def test_inspect_tells_of_a_glossary_how_long_it_is(tiny, tmp_path):
+    path, told = tmp_path / "chinese.safetensors", {"glossary": {"狐狸": "fox", "披萨": "pizza"}, "size": 64}
+    save_file(load_file(tiny), path, metadata={"ldm": json.dumps(told)})
+    assert report(path)["metadata"] == "glossary of 2 phrases, size 64"
 
 
 def test_inspect_names_twins_extras_and_unknown_keys(tiny, tmp_path):

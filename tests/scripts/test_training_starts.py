@@ -12,6 +12,7 @@ from training_runs import UNET, held_out, train
 from ldm import Pipeline
 from ldm.loading import load_vae
 from ldm.packed import Packed
+from ldm.text import Glossary
 from ldm.unet.blocks import Attention
 from ldm.vae import TinyVAE
 from ldm.vae.tiny_names import rows
@@ -67,12 +68,16 @@ def test_a_model_keeps_its_words_and_learns_new_ones(run_script, first, tmp_path
     for name in ("a", "b", "c"):
         Image.new("RGB", (64, 64)).save(pictures / f"{name}.png")
         (pictures / f"{name}.txt").write_text("a walrus")
+    pipe, chinese = Pipeline.load(first, "cpu", "float32"), tmp_path / "chinese.safetensors"
+    pipe.tokenizer.glossary = Glossary({"海象": "walrus"})
+    pipe.save(chinese, pipe.vocabulary)
     done = run_script("train_unet.py", "--data", pictures, "--size", 64, "--held-out", 1, "--batch", 2, "--steps", 1,
-                      "--lr", 1e-9, "--init", first, "--out", tmp_path / "out")
+                      "--lr", 1e-9, "--init", chinese, "--out", tmp_path / "out")
     assert done.returncode == 0
     before, after = (Pipeline.load(path, "cpu", "float32") for path in (first, tmp_path / "out" / "model.safetensors"))
     known, words = set(before.vocabulary.tolist()), set(after.vocabulary.tolist())
     assert words == known | set(before.tokenizer.encode("a walrus")) > known
+    assert after.tokenizer.encode("海象") == before.tokenizer.encode("walrus")
     rows = [pipe.text.token_embedding.weight for pipe in (before, after)]
     torch.testing.assert_close(rows[0][before.vocabulary], rows[1][before.vocabulary], rtol=0, atol=1e-6)
     assert rows[1][before.tokenizer.encode("walrus")].std().item() == pytest.approx(1, abs=0.4)
