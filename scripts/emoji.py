@@ -1,4 +1,4 @@
-"""Pictures for the bundled model: emoji in three styles, alone and composed, with captions in English and Chinese.
+"""Pictures for the bundled model: emoji in three styles, alone and composed, with captions.
 
     python scripts/emoji.py --out DIR [--few]
 

@@ -14,8 +14,12 @@ from pathlib import Path
 
 import cli
 import torch
+from emoji_captions import glossary
+from emoji_sprites import Sprites, download
 
 from ldm import Pipeline
+from ldm.text import Glossary, Tokenizer
+from ldm.training.data import read_captions, vocabulary_of
 
 HERE = Path(__file__).parent
 SQUARES, LATENTS = 16, 64                               # samples of a step of VAE and UNet, over all ranks
@@ -49,10 +53,13 @@ def train_unet(data: Path, vae: Path, out: Path, *args: object, ranks: int) -> P
     return out / "model.safetensors"
 
 
-def save_half(model: Path, out: Path) -> None:
-    """Write a model in float16, with only the rows of its vocabulary that it was trained on."""
-    pipe = Pipeline.load(model, device="cpu", dtype=torch.float16)
-    pipe.save(out, pipe.vocabulary)
+def save_half(model: Path, out: Path, pictures: Path, source: Path) -> None:
+    """Write a model in float16, with only the words of its captions, and a glossary that reads Chinese in these."""
+    texts = [text if isinstance(text, list) else [text] for _, text in read_captions(pictures / "metadata.jsonl")]
+    download(source)
+    pipe, sprites = Pipeline.load(model, device="cpu", dtype=torch.float16), Sprites(source)
+    pipe.tokenizer.glossary = Glossary(glossary([*sprites.objects, *sprites.people]))
+    pipe.save(out, vocabulary_of(texts, Tokenizer()))
 
 
 def main() -> None:
@@ -78,7 +85,7 @@ def main() -> None:
               "--seed", turn, unless=chosen / "metadata.jsonl")
         model = train_unet(chosen, vae, work / f"unet-{turn}", "--init", model, "--held-out-data", chosen / "held-out",
                            *ROUND, "--seed", turn, ranks=ranks)
-    save_half(model, work / "bundled.safetensors")
+    save_half(model, work / "bundled.safetensors", pictures, source)
 
 
 if __name__ == "__main__":

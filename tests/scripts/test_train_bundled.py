@@ -9,20 +9,33 @@ from shutil import copy
 
 import pytest
 import torch
+from emoji import write_captions
 from safetensors.torch import load_file
+from toy_emoji import write_packages
+
+from ldm import Pipeline
 
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands of stages, which are not run."""
+    """The commands of stages, which are not run; but captions are there after the first."""
     started: list[list[str]] = []
-    monkeypatch.setattr(subprocess, "run", lambda command, check: started.append(command))
+
+    def start(command: list[str], check: bool) -> None:
+        started.append(command)
+        if stages([command]) == ["emoji.py"] and "--few" not in command:
+            folder = Path(after("--out", command))
+            folder.mkdir()
+            write_captions(folder, [("0.png", ["a red fox", "a kite"])])
+
+    monkeypatch.setattr(subprocess, "run", start)
     return started
 
 
 @pytest.fixture
 def work(tiny_model: Path, tmp_path: Path) -> Path:
-    """A folder where the last training has left a model."""
+    """A folder where the packages are, and the last training has left a model."""
+    write_packages(tmp_path / "npm")
     (tmp_path / "unet-2").mkdir()
     copy(tiny_model, tmp_path / "unet-2" / "model.safetensors")
     return tmp_path
@@ -52,7 +65,16 @@ def test_train_bundled_begins_with_few_objects(run_script, commands, work):
         assert after("--data", resample) == after("--out", pictures)
         assert after("--data", latter) == after("--out", resample)
         assert after("--held-out-data", latter) == after("--out", resample) + "/held-out"
-    assert {weight.dtype for weight in load_file(work / "bundled.safetensors").values()} == {torch.float16}
+    weights = load_file(work / "bundled.safetensors")
+    assert {weight.dtype for name, weight in weights.items() if not name.endswith(".rows")} == {torch.float16}
+
+
+def test_train_bundled_reads_chinese_in_the_words_of_its_captions(run_script, commands, work):
+    assert run_script("train_bundled.py", "--work", work).returncode == 0
+    pipe = Pipeline.load(work / "bundled.safetensors")
+    assert torch.equal(pipe.encode_prompt(["红色的物甲的物丙"]), pipe.encode_prompt(["red fox kite"]))
+    with pytest.warns(UserWarning, match="was trained without 天空"):
+        pipe.encode_prompt(["天空的物甲"])
 
 
 def test_train_bundled_makes_nothing_twice_and_goes_on_from_a_model(run_script, commands, work, tiny_model):
