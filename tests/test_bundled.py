@@ -4,6 +4,7 @@ from math import prod
 
 import numpy as np
 import pytest
+import torch
 from PIL import ImageColor
 
 from ldm import Pipeline
@@ -35,6 +36,13 @@ def test_bundled_model_knows_its_words(bundled):
     bundled.encode_prompt(["3d render of a fox on a teal background", "a pizza, 3d render", "rocket"])    # no warning
     with pytest.warns(UserWarning, match="was trained without parliament"):
         bundled.encode_prompt(["3d render of a parliament"])
+
+
+def test_bundled_model_reads_chinese(bundled):
+    chinese = bundled.encode_prompt(["3D渲染的狐狸在披萨左边，蓝色背景"])            # no warning
+    assert torch.equal(chinese, bundled.encode_prompt(["3d render of fox left of pizza, blue background"]))
+    with pytest.warns(UserWarning, match="was trained without 天空"):
+        bundled.encode_prompt(["3D渲染的天空"])
 
 
 def test_bundled_model_draws_the_background_that_it_is_asked_for(bundled):

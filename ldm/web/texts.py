@@ -45,7 +45,7 @@ WORDS: dict[str, tuple[str, str]] = {                   # key: English, Chinese
                    "让一项设置的各个取值与另一项的各个取值两两对比，例如 steps=4,8,16。"),
 
     "label.prompt": ("Prompt", "提示词"),
-    "hint.prompt": ("3d render of a fox", "3d render of a fox（自带模型只懂英文）"),
+    "hint.prompt": ("3d render of a fox", "3D渲染的狐狸（其他模型大多只懂英文）"),
     "label.model": ("Model", "模型"),
     "label.vae": ("VAE", "VAE"),
     "help.vae": ("a file whose VAE to take in place of the model's own", "用哪个文件的 VAE 代替模型自带的"),
