@@ -59,7 +59,7 @@ def save_half(model: Path, out: Path, pictures: Path, source: Path) -> None:
     download(source)
     pipe, sprites = Pipeline.load(model, device="cpu", dtype=torch.float16), Sprites(source)
     pipe.tokenizer.glossary = Glossary(glossary([*sprites.objects, *sprites.people]))
-    pipe.save(out, vocabulary_of(texts, Tokenizer()))
+    pipe.save(out, vocabulary_of(texts, Tokenizer(pipe.tokenizer.pad)))
 
 
 def main() -> None:

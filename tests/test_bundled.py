@@ -9,6 +9,7 @@ from PIL import ImageColor
 
 from ldm import Pipeline
 from ldm.pipeline import BUNDLED
+from ldm.text import Tokenizer
 from ldm.weights import open_checkpoint
 
 BACKGROUNDS = {"white": "#ffffff", "black": "#101010", "red": "#d8392f", "green": "#4caf50", "blue": "#2f6fd8",
@@ -43,6 +44,13 @@ def test_bundled_model_reads_chinese(bundled):
     assert torch.equal(chinese, bundled.encode_prompt(["3d render of fox left of pizza, blue background"]))
     with pytest.warns(UserWarning, match="was trained without 天空"):
         bundled.encode_prompt(["3D渲染的天空"])
+
+
+def test_bundled_model_knows_every_english_word_of_its_glossary(bundled):
+    glossary, known = bundled.tokenizer.glossary, set(bundled.vocabulary.tolist())
+    for phrase, english in glossary.phrases.items():
+        assert "{}" in phrase or glossary(phrase) == english
+        assert known.issuperset(Tokenizer().encode(english.replace("{}", "fox"))), english
 
 
 def test_bundled_model_draws_the_background_that_it_is_asked_for(bundled):

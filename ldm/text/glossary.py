@@ -2,10 +2,10 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 SLOT = "{}"
-STOPS = ",，;；。、\n"                                    # no slot goes beyond these
+STOPS = ",，;；。、!！?？\n"                              # no slot goes beyond these
 
 
 class Glossary:
@@ -15,7 +15,8 @@ class Glossary:
     'fox left of pizza'
 
     Of several phrases that fit, the longest is meant.  Those with a slot {} are read first: it takes the text up to
-    what follows in the phrase, or to the next comma or stop, and stands where the English has its own.
+    what follows in the phrase, or to the next of these phrases, comma or stop, and is put where the English has its
+    own.
     Raises ValueError for what is not a dict of texts, an empty phrase, one that begins with its slot, and one whose
     English has not as many.
     """
@@ -30,7 +31,8 @@ class Glossary:
                 raise ValueError(f"phrase {phrase!r} and its English {english!r} differ in slots {SLOT}; give both "
                                  "one, or none")
         self.phrases = dict(sorted(phrases.items(), key=lambda item: (-len(item[0]), item[0])))
-        self.slotted = [(pattern_of(phrase), english) for phrase, english in self.phrases.items() if SLOT in phrase]
+        slotted = [phrase for phrase in self.phrases if SLOT in phrase]
+        self.slotted = [(pattern_of(phrase, slotted), self.phrases[phrase]) for phrase in slotted]
         self.words = re.compile("|".join(re.escape(phrase) for phrase in self.phrases if SLOT not in phrase) or "(?!)")
 
     def __call__(self, text: str) -> str:
@@ -41,7 +43,11 @@ class Glossary:
         return text if told == text else " ".join(told.split())
 
 
-def pattern_of(phrase: str) -> re.Pattern[str]:
-    """What finds a phrase with a slot, in time that grows as the text does: the slot never holds its beginning."""
+def pattern_of(phrase: str, others: Iterable[str]) -> re.Pattern[str]:
+    """What finds a phrase with a slot, in time that grows as the text does: the slot never holds its beginning.
+
+    A slot at the end holds no beginning of the others either.
+    """
     before, after = map(re.escape, phrase.split(SLOT))
-    return re.compile(f"{before}((?:(?!{before})[^{STOPS}])+{'?' if after else ''}){after}")
+    never = before if after else "|".join(re.escape(other.split(SLOT)[0]) for other in others)
+    return re.compile(f"{before}((?:(?!{never})[^{STOPS}])+{'?' if after else ''}){after}")
